@@ -1,0 +1,249 @@
+"""Gaussians, schedules, and the forward process."""
+import math
+from fractions import Fraction
+
+import numpy as np
+
+from .. import forward, gaussian, schedule
+from .domains import Earlier, Family, Number, Points, Schedule, Steps, Time, Times, Unit, Variance
+from .law import law
+
+# Gaussians
+
+
+@law("Bishop (1.110)", of=[gaussian.entropy, gaussian.cross_entropy, gaussian.log_density])
+def entropy_is_the_mean_surprise(mu: Number, var: Variance, mu_2: Number, var_2: Variance):
+    """-E[ln N] by quadrature (exact here: the integrand is a polynomial) is the (cross) entropy."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(4)
+    x = mu + math.sqrt(var) * nodes
+    weights = weights / weights.sum()
+    left = (
+        -(weights @ gaussian.log_density(x, mu, var)),
+        -(weights @ gaussian.log_density(x, mu_2, var_2)),
+    )
+    size = 1 + (var + (mu - mu_2) ** 2) / var_2
+    return left, (gaussian.entropy(var), gaussian.cross_entropy(mu, var, mu_2, var_2)), (3.0, size + 3)
+
+
+@law("DDPM (5), its terms", of=[gaussian.kl, gaussian.cross_entropy, gaussian.entropy])
+def kl_is_cross_entropy_less_entropy(mu: Number, var: Variance, mu_2: Number, var_2: Variance):
+    """KL(p || q) = H(p, q) - H(p)."""
+    cross, own = gaussian.cross_entropy(mu, var, mu_2, var_2), gaussian.entropy(var)
+    return gaussian.kl(mu, var, mu_2, var_2), cross - own, 4 + abs(cross)
+
+
+@law("NCSN section 2", of=[gaussian.score, gaussian.log_density])
+def score_is_the_slope_of_the_log_density(x: Number, mu: Number, var: Variance):
+    """∇ ln N by a central difference, which is exact for a parabola."""
+    rise = gaussian.log_density(x + 1, mu, var) - gaussian.log_density(x - 1, mu, var)
+    return rise / 2, gaussian.score(x, mu, var), 10 + 40 / var
+
+
+@law("Bishop (2.115)", of=[gaussian.affine], exact=True)
+def affine_maps_compose(mu: Number, var: Variance, a: Number, b: Number, q: Variance, c: Number, d: Number, r: Variance):
+    """Two affine maps with noise are one."""
+    two = gaussian.affine(*gaussian.affine(mu, var, a, b, q), c, d, r)
+    one = gaussian.affine(mu, var, c * a, c * b + d, c * c * q + r)
+    return two, one, (1 + abs(c * a * mu) + abs(c * b) + abs(d), 1)
+
+
+@law("Bishop (2.116)", of=[gaussian.condition, gaussian.affine, gaussian.log_density])
+def condition_is_bayes_rule(mu: Number, var: Variance, a: Number, q: Variance, x: Number, y: Number):
+    """p(x) p(y|x) = p(y) p(x|y), in logarithms."""
+    log = gaussian.log_density
+    terms = log(x, mu, var), log(y, a * x, q), log(y, *gaussian.affine(mu, var, a, 0, q))
+    mean, left_over = gaussian.condition(mu, var, a, y, q)
+    return terms[0] + terms[1], terms[2] + log(x, mean, left_over), 1 + sum(map(abs, terms))
+
+
+@law("Bishop (2.81)", of=[gaussian.condition_joint], tol=1e-8)
+def conditioning_a_joint_gaussian(mu: Number, var: Variance, a: Number, q: Variance, y: Number):
+    """A joint covariance conditioned is Bayes' rule for its linear model."""
+    cov = np.array([[var, a * var], [a * var, a * a * var + q]])
+    mean, left_over = gaussian.condition_joint(np.array([mu, a * mu]), cov, [1], np.array([y]))
+    by_rule = gaussian.condition(mu, var, a, y, q)
+    return (mean[0], left_over[0, 0]), by_rule, (1 + abs(mu) + abs(y), var)
+
+
+# Schedules
+
+
+@law("DDPM (4)", of=[schedule.Schedule], exact=True)
+def one_jump_is_many_steps(schedule: Schedule, t: Time):
+    """Composing t single steps gives the closed form q(x_t | x_0)."""
+    signal_sq, var = 1, 0
+    for i in range(1, t + 1):
+        signal_sq, var = schedule.alpha[i] * signal_sq, schedule.alpha[i] * var + schedule.beta[i]
+    return (signal_sq, var), (schedule.alpha_bar[t], 1 - schedule.alpha_bar[t])
+
+
+@law("DDPM (4), rounding", of=[schedule.Schedule], tol=1e-11)
+def tables_lose_nothing(schedule: Schedule, t: Time):
+    """1-ᾱ_t of the float64 table agrees with the same betas multiplied as exact fractions."""
+    exact = 1 - math.prod(1 - Fraction(float(beta)) for beta in schedule.beta[1 : t + 1])
+    return 1 - float(schedule.alpha_bar[t]), float(exact)
+
+
+@law("VDM (1)", of=[schedule.Schedule.snr])
+def snr_is_signal_over_noise(schedule: Schedule, t: Time):
+    """SNR (1-ᾱ) = ᾱ, and the scales are its square roots."""
+    signal, noise = schedule.signal_scale[t], schedule.noise_scale[t]
+    return (schedule.snr[t] * noise**2, signal**2 + noise**2), (signal**2, 1.0)
+
+
+@law("DDPM section 2", of=[gaussian.kl, forward.q_marginal, schedule.Schedule], kind="<=", tol=1e-14)
+def noise_never_recedes(schedule: Schedule, t: Time, mu: Number, var: Variance):
+    """KL(q_t || N(0, I)) never rises along the chain (Gaussian data)."""
+
+    def to_noise(t):
+        ab = schedule.alpha_bar[t]
+        return gaussian.kl(*gaussian.affine(mu, var, math.sqrt(ab), 0, 1 - ab), 0.0, 1.0)
+
+    return to_noise(t), to_noise(t - 1), 20.0
+
+
+@law("DDPM section 4", of=[schedule.linear, schedule.quadratic, schedule.constant, schedule.named], kind=1, tol=0.1)
+def total_noise_does_not_depend_on_T(family: Family, n=1000):
+    """ln ᾱ_T tends to -1000 × the mean β at rate 1/T: more steps are finer steps."""
+    mean = {"linear": (1e-4 + 0.02) / 2, "quadratic": (1e-4 + (1e-4 * 0.02) ** 0.5 + 0.02) / 3, "constant": 0.01}
+    return math.log(schedule.named(family, n).alpha_bar[-1]), -1000 * mean[family]
+
+
+@law("DDPM section 4", of=[schedule.linear, schedule.quadratic, schedule.constant, schedule.named])
+def betas_as_published():
+    """At T = 1000 the ends of each family are the published ones, and β (or √β) rises in equal steps."""
+    linear, quad, flat = (schedule.named(name, 1000).beta[1:] for name in ("linear", "quadratic", "constant"))
+    ends = (linear[0], linear[-1], quad[0], quad[-1], flat[0], flat[-1])
+    middle = (linear[499] + linear[500], math.sqrt(quad[499]) + math.sqrt(quad[500]))
+    return ends + middle, (1e-4, 0.02, 1e-4, 0.02, 0.01, 0.01, 0.0201, 0.01 + math.sqrt(0.02))
+
+
+@law("Improved DDPM (17)", of=[schedule.cosine, schedule.named, schedule.Schedule.alpha_bar_at], tol=1e-9)
+def cosine_betas_give_back_the_cosine(T: Steps, u: Unit):
+    """Products of 1-β are f(t)/f(0), at every t before the clipped last ones, and in between."""
+    cosine = schedule.named("cosine", T)
+
+    def f(t):
+        return (1 + math.cos((t / T + 0.008) / 1.008 * math.pi)) / 2
+
+    last = max(t for t in range(T + 1) if cosine.beta[t] < 0.999)
+    sides = [(cosine.alpha_bar_at(t), f(t) / f(0)) for t in (last, u * last)]
+    return tuple(map(tuple, zip(*sides, strict=True)))
+
+
+@law("DDPM section 4, t real", of=[schedule.linear, schedule.Schedule.alpha_bar_at], tol=1e-9)
+def linear_betas_between_the_steps(T: Steps, u: Unit):
+    """ᾱ(t+1) = (1-β(t+1)) ᾱ(t) with β linear in real t: what makes the closed form a Gamma function."""
+    linear = schedule.linear(T)
+    t = u * (T - 1)
+    beta = linear.beta[1] + (linear.beta[T] - linear.beta[1]) * t / (T - 1)
+    return float(linear.alpha_bar_at(t + 1)), float((1 - beta) * linear.alpha_bar_at(t))
+
+
+@law("DDPM section 4, t real", of=[schedule.constant, schedule.Schedule.alpha_bar_at])
+def constant_beta_is_geometric(T: Steps, u: Unit):
+    """ᾱ(t) = (1-β)^t for real t."""
+    constant = schedule.constant(T)
+    return float(constant.alpha_bar_at(u * T)), (1 - constant.beta[1]) ** (u * T)
+
+
+# The forward process
+
+
+@law("DDPM (4)", of=[forward.q_sample, forward.q_marginal, schedule.Schedule.at])
+def a_jump_has_the_marginal(schedule: Schedule, t: Time, x0: Points, eps: Points):
+    """q_sample's mean and spread are those of q_marginal, at t and at 0."""
+    for_eps = forward.q_sample(schedule, x0, t, eps)
+    mean, var = forward.q_marginal(schedule, x0, t)
+    clean = forward.q_sample(schedule, x0, 0, eps)
+    return (for_eps, clean), (mean + np.sqrt(var) * eps, x0), (6.0, 6.0)
+
+
+@law("DDPM (2) and (4)", of=[forward.q_step, forward.q_marginal])
+def steps_compose_to_the_jump(schedule: Schedule, t: Time, x0: Points):
+    """q_step, t times over: its mean and (response by response) its variance are the marginal's."""
+    mean, responses = x0, []
+    for i in range(1, t + 1):
+        mean = forward.q_step(schedule, mean, i, 0 * x0)
+        responses = [forward.q_step(schedule, r, i, 0 * x0) for r in responses]
+        responses.append(forward.q_step(schedule, 0 * x0, i, np.ones_like(x0)))
+    expected, var = forward.q_marginal(schedule, x0, t)
+    return (mean, sum(r * r for r in responses)), (expected, var + 0 * x0), (3.0, 1.0)
+
+
+@law("DDPM (6)-(7)", of=[forward.q_posterior, schedule.Schedule.pair], tol=1e-8)
+def posterior_is_bayes_over_the_whole_chain(schedule: Schedule, t: Time, s: Earlier, x0: Number, x_t: Number):
+    """Conditioning the joint Gaussian of (x_1 .. x_t) given x_0 on x_t gives q_posterior, at every s < t."""
+    from_noise = np.zeros((t, t))  # x_i = √ᾱ_i x_0 + Σ_j from_noise[i, j] z_j
+    for i in range(t):
+        beta = schedule.beta[i + 1]
+        from_noise[i] = math.sqrt(1 - beta) * from_noise[i - 1] if i else 0.0
+        from_noise[i, i] = math.sqrt(beta)
+    mu = np.sqrt(schedule.alpha_bar[1 : t + 1]) * x0
+    mean, cov = gaussian.condition_joint(mu, from_noise @ from_noise.T, [t - 1], np.array([x_t]))
+    by_bayes = (mean[s - 1], cov[s - 1, s - 1]) if s else (x0, 0.0)
+    one = np.ones((1, 1))
+    got, var = forward.q_posterior(schedule, x0 * one, x_t * one, t, s)
+    return (got.item(), var.item()), by_bayes, (6.0 + 6.0 / math.sqrt(schedule.alpha_bar[t] / schedule.alpha_bar[s]), 1.0)
+
+
+@law("DDPM (7)", of=[forward.posterior_mean_coefs, forward.posterior_var, forward.step_var], exact=True)
+def posterior_is_bayes_for_one_pair(schedule: Schedule, t: Time, s: Earlier, x0: Number, x_t: Number):
+    """q(x_s | x_t, x_0) ∝ q(x_t | x_s) q(x_s | x_0), with not a digit lost."""
+    ab_s, ab_t = schedule.alpha_bar[s], schedule.alpha_bar[t]
+    signal, step = forward.root(ab_s), forward.root(ab_t / ab_s)
+    bayes = gaussian.condition(signal * x0, 1 - ab_s, step, x_t, forward.step_var(ab_s, ab_t))
+    of_x0, of_xt = forward.posterior_mean_coefs(ab_s, ab_t)
+    return (of_x0 * x0 + of_xt * x_t, forward.posterior_var(ab_s, ab_t)), bayes, (1 + abs(x0) + abs(x_t), 1)
+
+
+@law("DDPM (2)", of=[forward.step_var], exact=True)
+def step_variance_is_beta(schedule: Schedule, t: Time):
+    """1-α_{t|s} is β_t at s = t-1, and 1-ᾱ_t at s = 0."""
+    ab = schedule.alpha_bar
+    left = (forward.step_var(ab[t - 1], ab[t]), forward.step_var(ab[0], ab[t]))
+    return left, (schedule.beta[t], 1 - ab[t]), (1, 1)
+
+
+@law("arithmetic", of=[forward.root], exact=True)
+def root_squares_back(u: Unit):
+    """√(u²) = u."""
+    return forward.root(u * u), u, 1
+
+
+@law("DDPM (15); v: Salimans & Ho section 4", of=[forward.x0_from_eps, forward.eps_from_x0], tol=1e-9)
+def eps_and_x0_round_trip(schedule: Schedule, t: Times, x_t: Points, eps: Points):
+    """ε -> x_0 -> ε, and x_0 and ε mixed again are x_t."""
+    x0 = forward.x0_from_eps(schedule, x_t, t, eps)
+    again = forward.eps_from_x0(schedule, x_t, t, x0)
+    size = 6 / np.sqrt(schedule.alpha_bar[t] * (1 - schedule.alpha_bar[t]))[:, None]
+    return (again, forward.q_sample(schedule, x0, t, eps)), (eps, x_t), (size, size)
+
+
+@law("Salimans & Ho, section 4", of=[forward.v_from_eps, forward.eps_from_v], tol=1e-9)
+def v_is_a_rotation(schedule: Schedule, t: Times, x0: Points, eps: Points):
+    """(x_t, v) is (x_0, ε) turned by an angle: norms agree, v = √ᾱ ε - √(1-ᾱ) x_0, and ε comes back."""
+    x_t = forward.q_sample(schedule, x0, t, eps)
+    v = forward.v_from_eps(schedule, x_t, t, eps)
+    a, b = schedule.signal_scale[t][:, None], schedule.noise_scale[t][:, None]
+    left = (x_t**2 + v**2, v, forward.eps_from_v(schedule, x_t, t, v))
+    return left, (x0**2 + eps**2, a * eps - b * x0, eps), (40 / a**2, 12 / a, 12 / a)
+
+
+@law("ADM (11)", of=[forward.score_from_eps, forward.eps_from_score])
+def score_points_against_the_noise(schedule: Schedule, t: Times, x0: Points, eps: Points):
+    """-ε/√(1-ᾱ) is the slope of ln q(x_t | x_0), and back."""
+    x_t = forward.q_sample(schedule, x0, t, eps)
+    mean, var = forward.q_marginal(schedule, x0, t)
+    score = forward.score_from_eps(schedule, t, eps)
+    scale = 12 / var
+    return (score, forward.eps_from_score(schedule, t, score)), (gaussian.score(x_t, mean, var), eps), (scale, 6.0)
+
+
+@law("IEEE 754", of=[forward.coef], tol=2**-24 * 1.001)
+def one_rounding_at_the_door(schedule: Schedule, t: Times):
+    """A table's entry reaches float32 data rounded once, and leaves it float32."""
+    x = np.ones((4, 2), np.float32)
+    c = forward.coef(1 - schedule.alpha_bar[t], x)
+    assert (c * x).dtype == np.float32 and c.shape == (4, 1)
+    return c[:, 0].astype(np.float64), 1 - schedule.alpha_bar[t]

@@ -1,0 +1,141 @@
+"""Exact denoisers, and the losses that a network learns one by."""
+import math
+
+import numpy as np
+
+from .. import forward, gaussian, loss, oracle
+from .. import schedule as schedules
+from ..tensor import autodiff, ops
+from .domains import Batches, Earlier, GentleSchedule, Kind, Mixture, Number, Points, Schedule, Time, Times, Unit, Variance
+from .law import law
+
+# Exact denoisers
+
+
+@law("Bishop (2.116)", of=[oracle.gaussian_data, oracle.mixture])
+def one_gaussian_is_a_mixture_of_one(schedule: Schedule, t: Time, x_t: Points, mu: Number, var: Variance):
+    """The Gaussian denoiser is the mixture's with K = 1, and Bayes' rule for x_0."""
+    eps = oracle.gaussian_data(schedule, mu, var)(x_t, t)
+    mixed = oracle.mixture(schedule, [1.0], [[mu, mu]], [var])(x_t, t)
+    ab = schedule.alpha_bar[t]
+    x0_hat, _ = gaussian.condition(mu, var, math.sqrt(ab), x_t, 1 - ab)
+    size = 10 / math.sqrt(1 - ab)
+    return (eps, eps), (mixed, forward.eps_from_x0(schedule, x_t, t, x0_hat)), (size, size)
+
+
+@law("Song et al. section 3.3", of=[oracle.mixture, oracle.mixture_log_density], kind=2, tol=0.1)
+def the_denoiser_is_the_score(schedule: GentleSchedule, t: Time, x: Number, mixture: Mixture, n=50):
+    """-E[ε | x_t]/√(1-ᾱ_t) is the slope of ln q(x_t), by central differences of step 1/n."""
+    at = np.array([[x + 1 / n], [x - 1 / n], [x]])
+    up, down, _ = oracle.mixture_log_density(schedule, at, t, *mixture)
+    slope = forward.score_from_eps(schedule, t, oracle.mixture(schedule, *mixture)(at[2:], t))
+    return (up - down) * n / 2, slope.item()
+
+
+@law("Karras et al. (57)", of=[oracle.finite], tol=1e-9)
+def finite_data_are_remembered(schedule: Schedule, t: Time, x_t: Points, points: Points):
+    """E[x_0 | x_t] is the mean of the points, weighed by N(x_t; √ᾱ_t x_k, 1-ᾱ_t)."""
+    mean, var = forward.q_marginal(schedule, points, t)
+    log = gaussian.log_density(x_t[:, None], mean, var).sum(-1)
+    w = np.exp(log - log.max(1, keepdims=True))
+    by_bayes = (w / w.sum(1, keepdims=True)) @ points
+    x0_hat = forward.x0_from_eps(schedule, x_t, t, oracle.finite(schedule, points)(x_t, t))
+    return x0_hat, by_bayes, 6 / schedule.alpha_bar[t] / var
+
+
+@law("Bishop (2.115)", of=[oracle.mixture_log_density], tol=1e-9)
+def mixture_density_integrates_to_one(schedule: Schedule, t: Time, mixture: Mixture):
+    """∫ q(x_t) dx = 1, by a sum on a fine grid (spectrally exact for a smooth density that vanishes at its ends)."""
+    x = np.linspace(-24, 24, 12_001)
+    density = np.exp(oracle.mixture_log_density(schedule, x[:, None], t, *mixture))
+    return density.sum() * (x[1] - x[0]), 1.0
+
+
+@law("Bayes", of=[oracle.mixture_reverse, oracle.mixture_log_density], tol=1e-9)
+def reverse_step_is_bayes(schedule: Schedule, t: Time, s: Earlier, mixture: Mixture, x_s: Number, x_t: Number):
+    """q(x_s | x_t) q(x_t) = q(x_t | x_s) q(x_s), in logarithms."""
+    weights, means, variances = mixture
+    w, mean, var = oracle.mixture_reverse(schedule, x_t, t, s, weights, means[:, 0], variances)
+    ab_s, ab_t = schedule.pair(t, s)
+    parts = np.log(w) + gaussian.log_density(x_s, mean, var)
+    reverse = parts.max() + math.log(np.exp(parts - parts.max()).sum())
+    log_q = [oracle.mixture_log_density(schedule, np.array([[x]]), i, *mixture)[0] for x, i in ((x_t, t), (x_s, s))]
+    step = gaussian.log_density(x_t, math.sqrt(ab_t / ab_s) * x_s, forward.step_var(ab_s, ab_t))
+    return reverse + log_q[0], step + log_q[1], 10 + abs(reverse) + abs(step) + abs(log_q[0]) + abs(log_q[1])
+
+
+@law("Sohl-Dickstein et al. section 2.2", of=[oracle.mixture_reverse], kind=1.5, tol=0.1)
+def small_reverse_steps_are_gaussian(x_t: Unit, n=400):
+    """The skewness of the true q(x_s | x_t) falls like β^1.5 as β = 1/n: the first premise of diffusion models."""
+    schedule = schedules.Schedule([0.5, 1 / n])
+    w, mean, var = oracle.mixture_reverse(schedule, 0.2 + 0.2 * x_t, 2, 1, [0.3, 0.7], [-1.0, 0.8], [0.1, 0.3])
+    off = mean - w @ mean
+    second, third = w @ (off**2 + var), w @ (off**3 + 3 * off * var)
+    return third / second**1.5, 0.0
+
+
+# Losses
+
+
+@law("DDPM section 3.2; Salimans & Ho section 4", of=[loss.target, loss.eps_fn], tol=1e-9)
+def a_perfect_guess_is_the_noise(schedule: Schedule, t: Times, x0: Points, eps: Points, kind: Kind):
+    """A network that guesses its target exactly, whichever it is, gives ε̂ = ε."""
+    x_t = forward.q_sample(schedule, x0, t, eps)
+    right = loss.target(schedule, x0, t, eps, kind)
+    scale = 10 / np.sqrt(1 - schedule.alpha_bar[t])[:, None]
+    return loss.eps_fn(lambda x, t: right, schedule, kind)(x_t, t), eps, scale
+
+
+@law("min-SNR section 3.4", of=[loss.weight, loss.target], tol=1e-8)
+def weights_translate_between_targets(schedule: Schedule, t: Times, x0: Points, eps: Points, off: Points, gamma: Variance):
+    """One wrong x̂_0 costs the same min-SNR loss said as x_0, as ε and as v."""
+    x_t = forward.q_sample(schedule, x0, t, eps)
+    x0_hat = x0 + off
+    eps_hat = forward.eps_from_x0(schedule, x_t, t, x0_hat)
+    costs = []
+    for kind in loss.TARGETS:
+        guess = loss.target(schedule, x0_hat, t, eps_hat, kind)
+        error = guess - loss.target(schedule, x0, t, eps, kind)
+        costs.append(loss.weight(schedule, t, kind, "min_snr", gamma)[:, None] * error**2)
+    snr = schedule.snr[t][:, None]
+    cost = np.minimum(snr, gamma) * off**2
+    scale = gamma * (off**2 + 1 / schedule.alpha_bar[t][:, None] / (1 - schedule.alpha_bar[t][:, None]))
+    return tuple(costs), (cost,) * 3, (scale,) * 3
+
+
+@law("DDPM (14)", of=[loss.l_simple])
+def gradient_of_a_linear_model(schedule: Schedule, t: Times, x0: Points, eps: Points, w: Number, b: Number):
+    """For f(x) = x W, the gradient of L_simple is 2 x_tᵀ (x_t W - ε) / (B D)."""
+    W = np.array([[w, b], [-b, w]])
+    x_t = forward.q_sample(schedule, x0, t, eps)
+
+    def l_simple(W):
+        return loss.l_simple(lambda x, t: ops.matmul(x, W), schedule, x0, t, eps)
+
+    value, grad = autodiff.value_and_grad(l_simple)(W)
+    error = x_t @ W - eps
+    return (grad, value), (2 * x_t.T @ error / error.size, np.mean(error**2)), (1000.0, 1000.0)
+
+
+@law("DDPM (14)", of=[loss.l_simple, loss.weight])
+def simple_weight_is_one(schedule: Schedule, t: Times, x0: Points, eps: Points, kind: Kind):
+    """A network that guesses 0 pays its target's mean square."""
+    value = loss.l_simple(lambda x, t: 0 * x, schedule, x0, t, eps, kind)
+    return value, np.mean(loss.target(schedule, x0, t, eps, kind) ** 2), 18.0
+
+
+@law("Ho et al., released sampler", of=[loss.clip_x0, loss.eps_fn], tol=1e-9)
+def clipping_keeps_one_guess(schedule: Schedule, t: Times, x_t: Points, eps: Points):
+    """After the clip x̂_0 lies in [-1, 1], ε̂ belongs to it, and what lay inside is not touched."""
+    before = forward.x0_from_eps(schedule, x_t, t, eps)
+    clipped = loss.eps_fn(lambda x, t: eps, schedule, clip=True)(x_t, t)
+    after = forward.x0_from_eps(schedule, x_t, t, clipped)
+    size = 6 / np.sqrt(schedule.alpha_bar[t] * (1 - schedule.alpha_bar[t]))[:, None]
+    return after, np.minimum(np.maximum(before, -1), 1), size
+
+
+@law("VDM appendix I", of=[loss.draw_times], tol=0.0)
+def every_time_is_as_likely(batches: Batches, T: Batches, seed: Batches):
+    """A batch of k T times holds each of 1..T exactly k times."""
+    times = loss.draw_times(np.random.default_rng(seed), batches * T, T)
+    return np.bincount(times, minlength=T + 1), np.array([0] + [batches] * T)

@@ -1,0 +1,121 @@
+"""The legal inputs of laws. A domain is a function (choose, got): `choose` draws, `got` holds what was drawn before it."""
+from fractions import Fraction
+
+import numpy as np
+
+from .. import schedule as schedules
+
+
+def Schedule(choose, got):
+    """Any schedule: a named family or betas of all sizes; on Fractions, one whose √α are rational too."""
+    if choose.exact:
+        roots = [Fraction(choose.integer(1, 99), 100) for _ in range(choose.integer(1, 8))]
+        return schedules.Schedule([1 - root**2 for root in roots])
+    T = choose.integer(1, 40)
+    kind = choose.one_of(["betas", "linear", "cosine", "quadratic", "constant"])
+    if kind == "betas":
+        return schedules.Schedule([choose.real(1e-4, 0.95) for _ in range(T)])
+    return schedules.named(kind, T + 24)
+
+
+def GentleSchedule(choose, got):
+    """A schedule whose every ᾱ_t leaves room on both sides: differences of densities stay above rounding."""
+    return schedules.Schedule([choose.real(0.2, 0.4) for _ in range(choose.integer(1, 4))])
+
+
+def ShortSchedule(choose, got):
+    """1..12 betas in [0.01, 0.6]: a chain whose ᾱ_T is not so small that every digit is lost on the way back."""
+    return schedules.Schedule([choose.real(0.01, 0.6) for _ in range(choose.integer(1, 12))])
+
+
+def Skips(choose, got):
+    """A number of steps, 1..1000."""
+    return choose.integer(1, 1000)
+
+
+def SampledAs(choose, got):
+    """A sampler and its parameter: ("ddpm", v) or ("ddim", eta)."""
+    return choose.one_of([("ddpm", 1.0), ("ddpm", 0.0), ("ddpm", 0.5), ("ddim", 0.0), ("ddim", 1.0), ("ddim", 0.5)])
+
+
+def Kind(choose, got):
+    """What a network guesses: eps, x0 or v."""
+    return choose.one_of(["eps", "x0", "v"])
+
+
+def Batches(choose, got):
+    """A whole number, 1..20."""
+    return choose.integer(1, 20)
+
+
+def Family(choose, got):
+    """A schedule's name, of those with β ∝ 1/T."""
+    return choose.one_of(["linear", "quadratic", "constant"])
+
+
+def Steps(choose, got):
+    """A number of steps, 30..300."""
+    return choose.integer(30, 300)
+
+
+def Time(choose, got):
+    """t in 1..T."""
+    return choose.integer(1, got["schedule"].T)
+
+
+def Earlier(choose, got):
+    """s in 0..t-1."""
+    return choose.integer(0, got["t"] - 1)
+
+
+def Unit(choose, got):
+    """A number in [0, 1]."""
+    return Fraction(choose.integer(0, 50), 50) if choose.exact else choose.real(0.0, 1.0)
+
+
+def Number(choose, got):
+    """A number in [-3, 3]."""
+    return Fraction(choose.integer(-150, 150), 50) if choose.exact else choose.real(-3.0, 3.0)
+
+
+def Variance(choose, got):
+    """A number in [0.05, 4]."""
+    return Fraction(choose.integer(1, 80), 20) if choose.exact else choose.real(0.05, 4.0)
+
+
+def Points(choose, got):
+    """(4, 2) numbers in [-3, 3]: data, noise, or anything else of that shape."""
+    return choose.array((4, 2), -3.0, 3.0)
+
+
+def Times(choose, got):
+    """(4,) times in 1..T, one for each of the Points."""
+    return np.array([choose.integer(1, got["schedule"].T) for _ in range(4)])
+
+
+def Mixture(choose, got):
+    """weights (3,), means (3, 1), variances (3,) of one-dimensional data."""
+    weights = choose.array((3,), 0.2, 1.0)
+    return weights / weights.sum(), choose.array((3, 1), -2.0, 2.0), choose.array((3,), 0.05, 1.0)
+
+
+def Images(choose, got):
+    """(B, H, W, 4), small and of any parity."""
+    b, h, w = (choose.integer(1, 3), choose.integer(1, 7), choose.integer(1, 7))
+    return choose.array((b, h, w, 4), -2.0, 2.0)
+
+
+def Kernel(choose, got):
+    """(k, k, 4, 2), k 1 or 3."""
+    k = choose.one_of([1, 3])
+    return choose.array((k, k, 4, 2), -1.0, 1.0)
+
+
+def Stride(choose, got):
+    """1 or 2."""
+    return choose.one_of([1, 2])
+
+
+def Flag(choose, got):
+    """True or False."""
+    return choose.one_of([True, False])

@@ -1,0 +1,99 @@
+"""The tape: autograd's, taught about our arrays and about trees of parameters.
+
+HIPS autograd records what a function does to *boxed* arrays and plays the record backwards. We keep its tape
+(`primitive`, `defvjp`) and bring our own boxes, our own derivative table (ops.py) and our own backward pass, which
+differs from autograd's in two ways: it has one root for each leaf of a parameter tree, so that its cost is linear
+in their number, and it knows no array library, so that CuPy arrays pass as NumPy's do.
+"""
+import numpy as np
+from autograd.core import VJPNode, toposort
+from autograd.extend import defvjp, defvjp_argnums, primitive
+from autograd.numpy.numpy_boxes import ArrayBox
+from autograd.tracer import getval, isbox, new_box, trace_stack
+
+from . import tree as trees
+
+__all__ = ["Tensor", "defvjp", "defvjp_argnums", "grad", "primitive", "register", "value", "value_and_grad", "xp_of"]
+
+
+class Tensor(ArrayBox):
+    """A boxed array: what a differentiated function gets to see. ops.py hangs the operators on it."""
+
+    __slots__ = []
+    __array_ufunc__ = None  # NumPy and CuPy then leave `array + tensor` to Tensor.__radd__
+
+
+_modules = {}
+
+
+def register(module):
+    """Teach the tape the arrays of `module` (NumPy, CuPy, or a stand-in with CuPy's manners)."""
+    _modules[module.ndarray] = module
+    Tensor.register(module.ndarray)
+
+
+register(np)
+for _scalar in (float, np.float64, np.float32):  # NumPy's full reductions give scalars, not 0-d arrays
+    Tensor.register(_scalar)
+
+
+def xp_of(*arrays):
+    """The library of the first device array among the arguments (boxed or not); NumPy if there is none."""
+    for x in arrays:
+        module = _modules.get(type(value(x)), np)
+        if module is not np:
+            return module
+    return np
+
+
+def value(x):
+    """The array inside however many boxes."""
+    while isbox(x):
+        x = getval(x)
+    return x
+
+
+def value_and_grad(f):
+    """(f(tree, ...), the tree of ∂f/∂leaf), for an f that returns one number.
+
+    The gradients are themselves differentiable wherever the primitives' derivatives are made of primitives.
+    A leaf that f does not use gets zeros. Raises ValueError if f returns anything but a scalar.
+    """
+
+    def run(tree, *args, **kwargs):
+        flat = trees.flatten(tree)
+        roots = {path: VJPNode.new_root() for path in flat}
+        with trace_stack.new_trace() as trace:
+            boxed = {path: new_box(leaf, trace, roots[path]) for path, leaf in flat.items()}
+            end = f(trees.unflatten(boxed), *args, **kwargs)
+        on_tape = isbox(end) and end._trace == trace
+        y = getval(end) if on_tape else end
+        if getattr(y, "shape", ()) != ():
+            raise ValueError(f"a loss must be one number, got shape {y.shape}; take its mean or sum")
+        found = _backward(end._node, xp_of(y).ones_like(value(y))) if on_tape else {}
+        grads = {path: found.get(roots[path]) for path in flat}
+        for path, g in grads.items():
+            if g is None:
+                grads[path] = xp_of(flat[path]).zeros_like(value(flat[path]))
+        return y, trees.unflatten(grads)
+
+    return run
+
+
+def grad(f):
+    """The tree of ∂f/∂leaf alone: see `value_and_grad`."""
+    with_value = value_and_grad(f)
+    return lambda tree, *args, **kwargs: with_value(tree, *args, **kwargs)[1]
+
+
+def _backward(end, g):
+    """{root: gradient}: every node's gradient is summed over its children, then handed to its parents."""
+    gradients, roots = {end: g}, {}
+    for node in toposort(end):
+        g = gradients.pop(node)
+        if not node.parents:
+            roots[node] = g
+        for parent, contribution in zip(node.parents, node.vjp(g), strict=True):
+            gradients[parent] = gradients[parent] + contribution if parent in gradients else contribution
+        node.vjp = None  # visited once: let go of the arrays that it kept
+    return roots

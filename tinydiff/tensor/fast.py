@@ -1,0 +1,192 @@
+"""The two primitives that take a network's time, for NumPy on a CPU: the same numbers, sooner.
+
+Both work through the batch a few images at a time, so that what they write is still in the cache when they read it
+again; and both treat a row of pixels as one long vector, because NumPy's inner loop should not be one pixel short.
+
+Law: equal to conv.plain_* and ops.plain_group_norm (laws/tensor.py).
+"""
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from .autodiff import defvjp_argnums, primitive
+
+CHUNK = 60_000  # numbers of a slice of the batch; 250 kB of float32 and its temporaries stay in a core's cache
+
+
+def _slices(x):
+    step = max(1, CHUNK // (x.size // len(x)))
+    return [slice(i, i + step) for i in range(0, len(x), step)]
+
+
+# Convolution
+
+
+class _Columns:
+    """`conv.patches`, one slice of the batch at a time, into one buffer.
+
+    The k neighbours along a row are k C numbers in a row already, so a column is k runs and not k k pieces.
+    """
+
+    def __init__(self, x, k, stride):
+        (_, h, w, c), self.p = x.shape, k // 2
+        self.slices, self.x = _slices(x), x
+        n = self.slices[0].stop
+        self.padded = np.zeros((n, h + 2 * self.p, w + 2 * self.p, c), x.dtype)
+        s = self.padded.strides
+        shape = (n, -(-h // stride), -(-w // stride), k, k * c)
+        self.windows = as_strided(self.padded, shape, (s[0], stride * s[1], stride * s[2], s[1], s[3]))
+        self.buffer = np.empty(shape, x.dtype)
+
+    def __iter__(self):
+        p, k = self.p, self.buffer.shape[3]
+        for part in self.slices:
+            x = self.x[part]
+            self.padded[: len(x), p : p + x.shape[1], p : p + x.shape[2]] = x
+            np.copyto(self.buffer[: len(x)], self.windows[: len(x)])
+            yield part, self.buffer[: len(x)].reshape(-1, k * self.buffer.shape[4])
+
+
+def conv2d(x, w, b=None, stride=1):
+    k, _, c, o = w.shape
+    out = np.empty((len(x), -(-x.shape[1] // stride), -(-x.shape[2] // stride), o), x.dtype)
+    w = w.reshape(-1, o)
+    if k == 1:
+        np.matmul(x[:, ::stride, ::stride].reshape(-1, c), w, out=out.reshape(-1, o))
+        out += 0 if b is None else b
+        return out
+    row = None if b is None else np.tile(b, out.shape[2])
+    for part, columns in _Columns(x, k, stride):
+        y = out[part]
+        np.matmul(columns, w, out=y.reshape(-1, o))
+        if b is not None:
+            y.reshape(len(y), y.shape[1], -1)[...] += row
+    return out
+
+
+def conv2d_dw(x, g, k, stride=1):
+    c, o = x.shape[-1], g.shape[-1]
+    if k == 1:
+        return np.matmul(x[:, ::stride, ::stride].reshape(-1, c).T, g.reshape(-1, o)).reshape(1, 1, c, o)
+    dw = np.zeros((k * k * c, o), x.dtype)
+    for part, columns in _Columns(x, k, stride):
+        dw += np.matmul(columns.T, g[part].reshape(-1, o))
+    return dw.reshape(k, k, c, o)
+
+
+def conv2d_dx(g, w, shape, stride=1):
+    k, _, c, o = w.shape
+    if stride == 1:
+        return conv2d(g, w[::-1, ::-1].transpose(0, 1, 3, 2))
+    p, (h, v) = k // 2, g.shape[1:3]
+    dx, to_columns = np.empty(shape, g.dtype), w.reshape(-1, o).T
+    for part in _slices(dx):
+        d = np.matmul(g[part].reshape(-1, o), to_columns).reshape(-1, h, v, k, k, c)
+        padded = np.zeros((len(d), shape[1] + 2 * p + stride, shape[2] + 2 * p + stride, c), g.dtype)
+        for i in range(k):
+            for j in range(k):
+                padded[:, i : i + stride * h : stride, j : j + stride * v : stride] += d[:, :, :, i, j]
+        dx[part] = padded[:, p : p + shape[1], p : p + shape[2]]
+    return dx
+
+
+# Group norm, with or without silu
+#
+# x̂ = (x - mean) rstd,  u = γ x̂ + β,  y = u σ(u).  With h = u/2, t = tanh h:  y = h (1 + t),  dy/du = [2 - (1-t)(1-y)] / 2.
+
+
+def _rows(coefficient, width):
+    """(n, C) -> (n, 1, width C): the coefficients of a row of pixels."""
+    return np.tile(coefficient, width)[:, None, :]
+
+
+def _pixel_sum(x, c):
+    """(n, H, W C) -> (n, C): the sum over positions, as a product with ones."""
+    return np.matmul(np.ones((1, x.shape[1]), x.dtype), x).reshape(len(x), -1, c).sum(1)
+
+
+def _pixel_dot(x, y, c):
+    return np.einsum("nij,nij->nj", x, y).reshape(len(x), -1, c).sum(1)
+
+
+def _group_mean(sums, groups, n):
+    """(B, C) sums over n / groups positions and channels each -> their group's mean, (B, C)."""
+    c = sums.shape[1]
+    return np.repeat(sums.reshape(len(sums), groups, -1).sum(2) / n, c // groups, 1).astype(sums.dtype)
+
+
+def _normalise(x, groups, eps, c):
+    """(x̂, rstd) of x (n, H, W C): the mean first, then the variance about it, so that nothing cancels."""
+    n, width = x.shape[1] * x.shape[2] // groups, x.shape[2] // c
+    y = x - _rows(_group_mean(_pixel_sum(x, c), groups, n), width)
+    rstd = 1 / np.sqrt(_group_mean(_pixel_dot(y, y, c), groups, n) + x.dtype.type(eps))
+    y *= _rows(rstd, width)
+    return y, rstd
+
+
+def _as_rows(x):
+    """(B, ..., C) -> (B, H, W C), whatever stands between."""
+    return x.reshape(x.shape[0], x.shape[1] if x.ndim > 2 else 1, -1)
+
+
+@primitive
+def group_norm(x, gamma, beta, groups, silu=False, eps=1e-5):
+    c, rows = x.shape[-1], _as_rows(x)
+    width, out = rows.shape[2] // c, np.empty(rows.shape, x.dtype)
+    gamma, beta, half = _rows(gamma[None], width), _rows(beta[None], width), x.dtype.type(0.5)
+    for part in _slices(rows):
+        y, _ = _normalise(rows[part], groups, eps, c)
+        y *= gamma
+        y += beta
+        if silu:
+            y *= half
+            t = np.tanh(y)
+            np.multiply(y, t, out=t)
+            y += t
+        out[part] = y
+    return out.reshape(x.shape)
+
+
+@primitive
+def _group_norm_back(g, x, gamma, beta, groups, silu, eps):
+    """The gradients with respect to x, γ and β, in that order; x̂ is computed again rather than kept."""
+    c, rows, g = x.shape[-1], _as_rows(x), _as_rows(g)
+    n, width = rows.shape[1] * rows.shape[2] // groups, rows.shape[2] // c
+    dx, half = np.empty(rows.shape, x.dtype), x.dtype.type(0.5)
+    dgamma, dbeta = np.zeros((2, c), x.dtype)
+    gamma_row, beta_row = _rows(gamma[None], width), _rows(beta[None], width)
+    for part in _slices(rows):
+        x_hat, rstd = _normalise(rows[part], groups, eps, c)
+        du = g[part]
+        if silu:
+            h = x_hat * gamma_row
+            h += beta_row
+            h *= half
+            t = np.tanh(h)
+            h += h * t
+            t -= 1
+            h -= 1
+            t *= h
+            t -= 2
+            t *= -half
+            t *= du
+            du = t
+        d_gamma, d_beta = _pixel_dot(du, x_hat, c), _pixel_sum(du, c)
+        dgamma += d_gamma.sum(0)
+        dbeta += d_beta.sum(0)
+        d = dx[part]
+        np.multiply(du, _rows(gamma * rstd, width), out=d)
+        x_hat *= _rows(rstd * _group_mean(gamma * d_gamma, groups, n), width)
+        x_hat += _rows(rstd * _group_mean(gamma * d_beta, groups, n), width)
+        d -= x_hat
+    return dx.reshape(x.shape), dgamma, dbeta
+
+
+def _group_norm_vjp(argnums, ans, args, kwargs):
+    def vjp(g):
+        gradients = _group_norm_back(g, *args)
+        return [gradients[i] for i in argnums]
+
+    return vjp
+
+
+defvjp_argnums(group_norm, _group_norm_vjp)

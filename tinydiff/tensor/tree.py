@@ -1,0 +1,53 @@
+"""Parameter trees: nested dicts and lists whose leaves are arrays.
+
+A network's parameters are `{"down": [{"conv": {"w": ..., "b": ...}}, ...]}`; a leaf's name is its path,
+`down.0.conv.w`, in a checkpoint as in a traceback.
+"""
+import math
+
+
+def flatten(tree, prefix=""):
+    """{path: leaf}, in the order in which the tree was built."""
+    if isinstance(tree, dict):
+        children = tree.items()
+    elif isinstance(tree, (list, tuple)):
+        children = enumerate(tree)
+    else:
+        return {prefix: tree}
+    flat = {}
+    for key, child in children:
+        flat.update(flatten(child, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def unflatten(flat):
+    """The inverse of `flatten`: keys that are all digits make a list."""
+    if list(flat) == [""]:
+        return flat[""]
+    groups = {}
+    for path, leaf in flat.items():
+        head, _, rest = path.partition(".")
+        groups.setdefault(head, {})[rest] = leaf
+    children = {head: unflatten(group) for head, group in groups.items()}
+    if children and all(key.isdigit() for key in children):
+        return [children[key] for key in sorted(children, key=int)]
+    return children
+
+
+def map(f, tree, *others):
+    """The tree of f(leaf, *leaves of the other trees); all share one structure."""
+    if isinstance(tree, dict):
+        return {key: map(f, child, *(other[key] for other in others)) for key, child in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [map(f, *children) for children in zip(tree, *others, strict=True)]
+    return f(tree, *others)
+
+
+def leaves(tree):
+    """The leaves, in the order of `flatten`."""
+    return list(flatten(tree).values())
+
+
+def count(tree):
+    """How many numbers the tree holds."""
+    return sum(math.prod(leaf.shape) for leaf in leaves(tree))
