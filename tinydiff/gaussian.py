@@ -27,7 +27,7 @@ def score(x, mu, var):
 
 
 def affine(mu, var, a, b=0, noise_var=0):
-    """Mean and variance of a x + b + noise, for x ~ N(mu, var) and noise ~ N(0, noise_var): (a μ + b, a² σ² + noise_var).
+    """Mean and variance of a x + b + noise, x ~ N(mu, var), noise ~ N(0, noise_var): (a μ + b, a² σ² + noise_var).
 
     Source : Bishop 2006, eq. (2.115), in one dimension. A forward step is affine(mu, var, √(1-β), 0, β).
     """

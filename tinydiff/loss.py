@@ -15,7 +15,7 @@ TARGETS = ("eps", "x0", "v")
 def target(schedule, x0, t, eps, kind="eps"):
     """What the network is to guess from x_t: ε, x_0, or v = √ᾱ_t ε - √(1-ᾱ_t) x_0.
 
-    Source : Ho et al. 2020, arXiv:2006.11239, section 3.2 (ε, x_0); Salimans & Ho 2022, arXiv:2202.00512, section 4 (v).
+    Source : Ho et al. 2020, arXiv:2006.11239, section 3.2; Salimans & Ho 2022, arXiv:2202.00512, section 4 (v).
     Raises : ValueError for another kind.
     """
     if kind == "v":

@@ -19,7 +19,7 @@ def mixture(schedule, weights, means, variances):
 
         E[ε | x_t] = √(1-ᾱ_t) Σ_k r_k(x_t) (x_t - √ᾱ_t m_k) / (ᾱ_t v_k + 1-ᾱ_t),   r_k the posterior weights
 
-    Source : Bishop 2006, PRML, eqs. (9.13) and (2.115); Song et al. 2021, arXiv:2011.13456, section 3.3 (ε and the score).
+    Source : Bishop 2006, PRML, eqs. (9.13) and (2.115); Song et al. 2021, arXiv:2011.13456, section 3.3.
     weights: (K,), positive, sum 1; means (K, D); variances (K,), >= 0.
     Returns: eps_fn(x_t (B, D), t) -> (B, D) in x_t's precision, t an int or (B,) ints in 1..T.
     """

@@ -11,6 +11,8 @@ import math
 
 import numpy as np
 
+from . import gaussian
+
 
 class Schedule:
     """A schedule, from its betas.
@@ -178,3 +180,24 @@ def _whole(T):
     if isinstance(T, bool) or not isinstance(T, (int, np.integer)) or T < 1:
         raise ValueError(f"T must be a whole number of steps, at least 1, got {T!r}")
     return int(T)
+
+
+def verdict(schedule):
+    """Has the chain reached noise? ᾱ_T, KL(q(x_T|x_0) || N(0, I)) for a coordinate at x_0 = 1, and what to change if not.
+
+        KL = ½ [(1-ᾱ) - 1 - ln(1-ᾱ) + ᾱ x_0²],   in bits
+
+    Source : Ho et al. 2020, arXiv:2006.11239, section 4 (L_T ≈ 1e-5 bits a dimension).
+    Returns: a list of plain lines.
+    """
+    left = float(schedule.alpha_bar[-1])
+    bits = float(gaussian.kl(math.sqrt(left), 1 - left, 0.0, 1.0)) / math.log(2)
+    lines = [f"alpha_bar_T = {left:.3g}: {math.sqrt(left):.1%} of x_0 is left at t = T"]
+    lines.append(f"KL(q(x_T | x_0) || N(0, I)) = {bits:.2g} bits a dimension, at x_0 = 1")
+    if bits > 0.01:
+        lines.append("verdict: NOT noise yet. Samples start from N(0, I), which x_T never was: add steps or raise beta")
+    elif bits > 1e-3:
+        lines.append("verdict: nearly noise; a few more steps or a little more beta would finish it")
+    else:
+        lines.append("verdict: noise. Sampling may start from N(0, I)")
+    return lines

@@ -6,7 +6,20 @@ import numpy as np
 from .. import forward, gaussian, loss, oracle
 from .. import schedule as schedules
 from ..tensor import autodiff, ops
-from .domains import Batches, Earlier, GentleSchedule, Kind, Mixture, Number, Points, Schedule, Time, Times, Unit, Variance
+from .domains import (
+    Batches,
+    Earlier,
+    GentleSchedule,
+    Kind,
+    Mixture,
+    Number,
+    Points,
+    Schedule,
+    Time,
+    Times,
+    Unit,
+    Variance,
+)
 from .law import law
 
 # Exact denoisers

@@ -40,9 +40,11 @@ for _scalar in (float, np.float64, np.float32):  # NumPy's full reductions give 
 def xp_of(*arrays):
     """The library of the first device array among the arguments (boxed or not); NumPy if there is none."""
     for x in arrays:
-        module = _modules.get(type(value(x)), np)
-        if module is not np:
-            return module
+        kind = type(x)
+        if kind is not np.ndarray:  # the usual case first: this is asked at every primitive
+            module = _modules.get(kind if kind is not Tensor else type(value(x)), np)
+            if module is not np:
+                return module
     return np
 
 
@@ -61,21 +63,19 @@ def value_and_grad(f):
     """
 
     def run(tree, *args, **kwargs):
-        flat = trees.flatten(tree)
-        roots = {path: VJPNode.new_root() for path in flat}
+        roots = trees.map(lambda leaf: VJPNode.new_root(), tree)
         with trace_stack.new_trace() as trace:
-            boxed = {path: new_box(leaf, trace, roots[path]) for path, leaf in flat.items()}
-            end = f(trees.unflatten(boxed), *args, **kwargs)
+            end = f(trees.map(lambda leaf, root: new_box(leaf, trace, root), tree, roots), *args, **kwargs)
         on_tape = isbox(end) and end._trace == trace
         y = getval(end) if on_tape else end
         if getattr(y, "shape", ()) != ():
             raise ValueError(f"a loss must be one number, got shape {y.shape}; take its mean or sum")
         found = _backward(end._node, xp_of(y).ones_like(value(y))) if on_tape else {}
-        grads = {path: found.get(roots[path]) for path in flat}
-        for path, g in grads.items():
-            if g is None:
-                grads[path] = xp_of(flat[path]).zeros_like(value(flat[path]))
-        return y, trees.unflatten(grads)
+
+        def gradient(leaf, root):
+            return found[root] if root in found else xp_of(leaf).zeros_like(value(leaf))
+
+        return y, trees.map(gradient, tree, roots)
 
     return run
 

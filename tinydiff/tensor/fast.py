@@ -147,7 +147,7 @@ def group_norm(x, gamma, beta, groups, silu=False, eps=1e-5):
 
 
 @primitive
-def _group_norm_back(g, x, gamma, beta, groups, silu, eps):
+def _group_norm_back(g, x, gamma, beta, groups, silu=False, eps=1e-5):
     """The gradients with respect to x, γ and β, in that order; x̂ is computed again rather than kept."""
     c, rows, g = x.shape[-1], _as_rows(x), _as_rows(g)
     n, width = rows.shape[1] * rows.shape[2] // groups, rows.shape[2] // c
@@ -183,7 +183,7 @@ def _group_norm_back(g, x, gamma, beta, groups, silu, eps):
 
 def _group_norm_vjp(argnums, ans, args, kwargs):
     def vjp(g):
-        gradients = _group_norm_back(g, *args)
+        gradients = _group_norm_back(g, *args, **kwargs)
         return [gradients[i] for i in argnums]
 
     return vjp

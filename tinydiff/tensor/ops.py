@@ -157,12 +157,17 @@ defvjp(sigmoid, lambda ans, x: lambda g: g * (ans * (1 - ans)))
 defvjp(erfc, lambda ans, x: lambda g: g * (-2 / math.sqrt(math.pi)) * exp(-x * x))
 
 
-def _silu_slope(x):
-    s = sigmoid(x)
-    return s * (1 + x * (1 - s))
+def _silu_vjp(ans, x):
+    """d(x σ)/dx = σ + x σ (1-σ)."""
+
+    def vjp(g):
+        s = sigmoid(x)
+        return g * (s + ans * (1 - s))
+
+    return vjp
 
 
-defvjp(silu, lambda ans, x: lambda g: g * _silu_slope(x))
+defvjp(silu, _silu_vjp)
 
 
 # Products
@@ -263,6 +268,10 @@ def transpose(x, axes=None):
     return xp_of(x).transpose(x, axes)
 
 
+def _inverse(axes):
+    return tuple(sorted(range(len(axes)), key=axes.__getitem__))
+
+
 @primitive
 def broadcast_to(x, shape):
     return xp_of(x).broadcast_to(x, shape)
@@ -271,6 +280,9 @@ def broadcast_to(x, shape):
 @primitive
 def getitem(x, index):
     """x[index] for integers and slices; `take` gathers by an array of indices."""
+    for part in index if isinstance(index, tuple) else (index,):
+        if isinstance(part, list) or _shape(part) != ():
+            raise ValueError("an index must be made of integers and slices, got an array; use take(x, indices, axis)")
     return x[index]
 
 
@@ -315,7 +327,7 @@ def _concatenate_vjp(argnums, ans, args, kwargs):
 
 
 defvjp(reshape, lambda ans, x, shape: lambda g: reshape(g, x.shape))
-defvjp(transpose, lambda ans, x, axes=None: lambda g: transpose(g, axes and tuple(int(i) for i in np.argsort(axes))))
+defvjp(transpose, lambda ans, x, axes=None: lambda g: transpose(g, axes and _inverse(_axes(axes, x.ndim))))
 defvjp(broadcast_to, lambda ans, x, shape: lambda g: unbroadcast(g, x.shape))
 defvjp(getitem, lambda ans, x, index: lambda g: _put(g, index, x.shape))
 defvjp(_put, lambda ans, g, index, shape: lambda h: getitem(h, index))

@@ -5,6 +5,8 @@ A network's parameters are `{"down": [{"conv": {"w": ..., "b": ...}}, ...]}`; a 
 """
 import math
 
+import numpy as np
+
 
 def flatten(tree, prefix=""):
     """{path: leaf}, in the order in which the tree was built."""
@@ -41,6 +43,21 @@ def map(f, tree, *others):
     if isinstance(tree, (list, tuple)):
         return [map(f, *children) for children in zip(tree, *others, strict=True)]
     return f(tree, *others)
+
+
+def pack(tree):
+    """Every number of the tree in one vector, in the order of `flatten`: what a step of Adam works on."""
+    flat = leaves(tree)
+    return np.concatenate([leaf.reshape(-1) for leaf in flat])  # CuPy's arrays take this call too
+
+
+def unpack(vector, like):
+    """The inverse of `pack`: the tree that has the structure of `like`, whose leaves are views of the vector."""
+    views, start = {}, 0
+    for path, leaf in flatten(like).items():
+        views[path] = vector[start : start + leaf.size].reshape(leaf.shape)
+        start += leaf.size
+    return unflatten(views)
 
 
 def leaves(tree):

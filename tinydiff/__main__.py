@@ -1,0 +1,301 @@
+"""The command line: `tinydiff`, or `python -m tinydiff`."""
+import argparse
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from . import __version__
+
+FAILED, MISUSED = 1, 2
+
+
+def main(arguments=None):
+    """Run one command; returns its exit status. Bad input is one line on stderr, never a traceback."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not hasattr(options, "run"):
+        parser.print_help()
+        return 0
+    try:
+        return options.run(options) or 0
+    except (ValueError, OSError, FloatingPointError, MemoryError, ImportError) as problem:
+        if os.environ.get("TINYDIFF_TRACEBACK"):
+            raise
+        print(f"tinydiff: {_one_line(problem)}", file=sys.stderr)
+        return MISUSED if isinstance(problem, ValueError) else FAILED
+    except KeyboardInterrupt:
+        print("tinydiff: interrupted", file=sys.stderr)
+        return 130
+
+
+def _one_line(problem):
+    if isinstance(problem, OSError) and problem.strerror:
+        where = f": {problem.filename}" if problem.filename else ""
+        return f"{problem.strerror}{where}"
+    return " ".join(str(problem).split()) or type(problem).__name__
+
+
+# Commands
+
+
+def _train(options):
+    from . import recipes, train
+    from .tensor.device import device
+
+    where, names = device(options.device), ("steps", "minutes", "batch", "lr", "seed", "schedule", "T")
+    changes = {name: getattr(options, name) for name in names}
+    state, start = None, 0
+    if options.resume:
+        folder = Path(options.out or Path("runs") / (options.recipe or "spiral"))
+        run = recipes.load(folder)
+        config, state, start = run.config, run.state, run.state.step
+        wanted = {"recipe": options.recipe, "data": options.data, "split": options.split, **changes}
+        _same_run(config, folder, wanted)
+        x = recipes.load_data(config.data)
+    else:
+        recipe = options.recipe or "spiral"
+        folder = Path(options.out) if options.out else recipes.free_folder(recipe)
+        if (folder / "checkpoint.safetensors").exists():
+            raise ValueError(f"{folder} holds a run already; continue it with --resume, or name another --out")
+        config, x = recipes.configure(recipe, options.data, options.split or "train", **changes)
+    settings = train.Settings(**config.settings)
+    ends = [f"{settings.steps:,} steps"] if settings.steps else []
+    ends += [f"{settings.minutes:g} minutes"] if settings.minutes else []
+    print(f"{config.recipe}: {len(x):,} examples, {' or '.join(ends)}, on {where.name}; writing {folder}", flush=True)
+    if start:
+        print(f"resumed after step {start:,}", flush=True)
+    state, stopped = recipes.train_run(folder, config, x, state, where, options.workers)
+    if stopped:
+        print(f"stopped after step {state.step:,}; saved. Continue with: tinydiff train --resume --out {folder}")
+        return 128 + stopped
+    recipes.pictures(folder, recipes.load(folder), x, device=where)
+    taken = f"{state.step:,} steps in {state.seconds / 60:.1f} minutes"
+    print(f"done: {taken}; look at {folder / 'samples.png'}, reverse.gif, forward.png and loss.png")
+
+
+def _same_run(config, folder, wanted):
+    """What was asked for on a resumed run must be what the run was started with."""
+    has = {"recipe": config.recipe, "schedule": config.schedule, "T": config.T, **config.settings, **config.data}
+    has["data"] = config.data["folder"]
+    for name, value in wanted.items():
+        value = str(Path(value).resolve()) if name == "data" and value is not None else value
+        if value is not None and value != has[name]:
+            raise ValueError(
+                f"the run in {folder} was started with {name} {has[name]}, got {value}; leave it out to resume, "
+                "or train anew with another --out"
+            )
+
+
+def _sample(options):
+    from . import files, plot, recipes
+    from .tensor.device import device
+
+    run, out = recipes.load(options.run_folder), Path(options.out)
+    if out.suffix not in (".png", ".gif", ".npz"):
+        raise ValueError(f"--out must end in .png, .gif or .npz, got {out}")
+    chosen = {"steps": options.steps, "eta": options.eta, "v": options.v, "seed": options.seed}
+    x = recipes.draw(
+        run, options.n, options.sampler, device=device(options.device), frames=out.suffix == ".gif", **chosen
+    )
+    if out.suffix == ".gif":
+        plot.reverse_gif(x, out)
+    elif out.suffix == ".npz":
+        with files.write_aside(out) as aside:
+            np.savez_compressed(aside, x=x)
+    elif run.config.images:
+        plot.image_grid(x, out)
+    else:
+        plot.scatter(x, out, data=recipes.load_data(run.config.data, n=len(x)))
+    print(f"wrote {out}: {options.n} samples of {run.folder}, {options.sampler}")
+
+
+def _evaluate(options):
+    from . import data, evaluate, recipes
+
+    source = Path(options.source)
+    if source.suffix == ".npz":
+        x = _samples_in(source)
+        recipe = options.recipe or ("mnist" if x.ndim == 4 else "spiral")
+        place = {"name": recipe, "folder": options.data, "split": options.split or "train"}
+    else:
+        run = recipes.load(source)
+        place = dict(run.config.data)
+        place.update(
+            {k: v for k, v in (("folder", options.data), ("split", options.split), ("name", options.recipe)) if v}
+        )
+        x = recipes.draw(run, options.n or (1000 if run.config.images else 2000), steps=options.steps, seed=options.seed)
+    if x.ndim == 2:
+        if place["name"] not in data.TOYS:
+            raise ValueError(f"points need a toy set to compare with, got {place['name']!r}: --recipe {'|'.join(data.TOYS)}")
+        report = evaluate.energy_report(x, data.TOYS[place["name"]], seed=options.seed)
+    else:
+        real, labels = data.load(place["name"], place["folder"], place["split"])
+        if labels is None:
+            raise ValueError("a judge learns from labels, and these images have none; try mnist or fashion-mnist")
+        report = evaluate.image_report(x, real, labels, seed=options.seed)
+    print("\n".join(report.lines()))
+
+
+def _samples_in(path):
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            x = file["x"]
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no file {path}") from None
+    except Exception as problem:  # a zip, header or pickle error, each with its own exception
+        raise ValueError(f"{path} holds no samples ({_one_line(problem)}); `tinydiff sample` writes such files") from None
+    if x.dtype.kind != "f" or x.ndim not in (2, 4) or not len(x) or not np.isfinite(x).all():
+        raise ValueError(f"{path}: x must be finite floats (N, 2) or (N, H, W, C), got {x.dtype} {x.shape}")
+    return x
+
+
+def _schedule(options):
+    from . import plot, schedule
+
+    chain = schedule.named(options.name, options.T)
+    rows = sorted({round(t) for t in np.linspace(0, chain.T, min(chain.T, 10) + 1)})
+    print(f"{'t':>7} {'beta':>10} {'alpha_bar':>12} {'SNR':>12}")
+    for t in rows:
+        print(f"{t:>7} {chain.beta[t]:>10.4g} {chain.alpha_bar[t]:>12.4g} {chain.snr[t]:>12.4g}")
+    print(*schedule.verdict(chain), sep="\n")
+    out = Path(options.out or f"schedule-{options.name}-{options.T}.png")
+    title = f"the {chain.name} schedule, T = {chain.T}"
+    t = np.arange(1, chain.T + 1)
+    plot.schedule(t, chain.beta[1:], chain.alpha_bar[1:], chain.snr[1:], out, title)
+    print(f"picture: {out}")
+
+
+def _check(options):
+    from . import laws, schedule
+
+    given = {}
+    if options.schedule or options.T:
+        given["schedule"] = schedule.named(options.schedule or "linear", options.T or 1000)
+    print(f"{'law':<46}{'equation':<40}{'cases':>6}{'error':>10}{'tolerance':>11}")
+    broken = []
+    for law, cases, worst, problem in laws.run(options.laws or None, options.seed, **given):
+        mark = "BROKEN" if problem else "holds"
+        print(f"{law.name:<46}{law.equation:<40}{cases:>6}{worst:>10.1e}{law.tol:>11.1e}  {mark}", flush=True)
+        broken += [problem] if problem else []
+    print(f"{'no law is broken' if not broken else f'{len(broken)} broken'}; seed {options.seed}")
+    for problem in broken:
+        print(f"  {_one_line(problem)[:1000]}")
+    return FAILED if broken else 0
+
+
+def _info(options):
+    from . import recipes
+
+    run = recipes.load(options.run_folder)
+    config, state = run.config, run.state
+    where = f" from {config.data['folder']}" if config.data["folder"] else ""
+    split = f", {config.data['split']} split" if config.images else ""
+    print(f"run        {run.folder}")
+    print(f"trained on {config.data['name']}{where}{split}: examples of shape {tuple(config.shape)}")
+    print(f"for        {state.step:,} steps, {state.seconds / 60:.1f} minutes")
+    print(f"guesses    {config.target}, weighting {config.weighting}, {config.schedule} schedule, T = {config.T}")
+    print(f"network    {json.dumps(config.network)}")
+    print(f"settings   {json.dumps({k: v for k, v in config.settings.items() if v is not None})}")
+    blocks = recipes.parameters_by_block(run)
+    print(f"parameters {sum(blocks.values()):,}")
+    for name, count in blocks.items():
+        print(f"  {name:<9}{count:>10,}")
+
+
+# Words
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="tinydiff", description="Diffusion models from scratch: train, sample, and check every formula by its law."
+    )
+    parser.add_argument("--version", action="version", version=f"tinydiff {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(name, run, about, epilog=None):
+        sub = commands.add_parser(name, help=about, description=about, epilog=epilog)
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command(
+        "train", _train, "train a model and write a run folder: checkpoint, metrics, pictures",
+        "recipes: spiral (the default), moons, gaussians, checkerboard, circles: points in the plane, a minute; "
+        "mnist, fashion-mnist: downloaded, or read from --data; images: your own, --data a folder or a .npy array.",
+    )  # fmt: skip
+    sub.add_argument("recipe", nargs="?", metavar="RECIPE", help="what to train (default: spiral)")
+    sub.add_argument("--out", metavar="RUN", help="the run folder (default: runs/RECIPE, or the next free name)")
+    sub.add_argument("--steps", type=_whole, help="end after so many steps")
+    sub.add_argument("--minutes", type=_positive, help="end after so many minutes")
+    sub.add_argument("--batch", type=_whole, help="examples a step")
+    sub.add_argument("--lr", type=_positive, help="peak learning rate")
+    sub.add_argument("--schedule", help="linear, cosine, quadratic or constant")
+    sub.add_argument("--T", type=int, help="steps of the forward process (default: 1000)")
+    sub.add_argument("--data", metavar="PATH", help="folder of IDX files or of pictures, or a .npy array")
+    sub.add_argument("--split", choices=("train", "test"), help="which IDX files (default: train)")
+    sub.add_argument("--resume", action="store_true", help="go on with the run in --out, as if it had not stopped")
+    sub.add_argument("--workers", type=_whole, default=os.cpu_count(), help="processes for images (default: the cores)")
+    _common(sub, seed=None)
+
+    sub = command("sample", _sample, "draw samples from a run")
+    sub.add_argument("run_folder", metavar="RUN")
+    sub.add_argument("--sampler", choices=("ddpm", "ddim"), default="ddim", help="(default: ddim)")
+    sub.add_argument("--steps", type=_whole, help="steps, at most the schedule's T (default: ddpm T, ddim 50)")
+    sub.add_argument("--eta", type=float, default=0.0, help="noise of ddim, 0..1 (default: 0, none)")
+    sub.add_argument("--v", type=float, default=1.0, help="variance of ddpm: 1 for beta, 0 for beta tilde (default: 1)")
+    sub.add_argument("--n", type=_whole, default=64, help="how many (default: 64)")
+    sub.add_argument("--out", default="samples.png", metavar="FILE", help=".png, .gif or .npz (default: samples.png)")
+    _common(sub)
+
+    sub = command("evaluate", _evaluate, "measure samples against the data, beside the data against themselves")
+    sub.add_argument("source", metavar="RUN|FILE.npz")
+    sub.add_argument("--n", type=_whole, help="samples to draw from a run (default: 1000 images, 2000 points)")
+    sub.add_argument("--steps", type=_whole, help="ddim steps to draw them with (default: 50)")
+    sub.add_argument("--recipe", help="the data to compare with (default: the run's; mnist or spiral for a file)")
+    sub.add_argument("--data", metavar="PATH", help="folder of IDX files")
+    sub.add_argument("--split", choices=("train", "test"), help="which IDX files")
+    sub.add_argument("--seed", type=_seed, default=0)
+
+    sub = command("schedule", _schedule, "a table, a picture and a plain verdict on a noise schedule")
+    sub.add_argument("name", metavar="NAME", help="linear, cosine, quadratic or constant")
+    sub.add_argument("--T", type=int, default=1000, help="(default: 1000)")
+    sub.add_argument("--out", metavar="FILE.png", help="(default: schedule-NAME-T.png)")
+
+    sub = command("check", _check, "check the laws on freshly drawn inputs, in seconds")
+    sub.add_argument("laws", nargs="*", metavar="LAW", help="(default: all)")
+    sub.add_argument("--schedule", help="check on this schedule rather than on drawn ones")
+    sub.add_argument("--T", type=int, help="its steps (default: 1000)")
+    sub.add_argument("--seed", type=_seed, default=0)
+
+    sub = command("info", _info, "what a run is: data, network, how long, parameters by block")
+    sub.add_argument("run_folder", metavar="RUN")
+    return parser
+
+
+def _common(sub, seed=0):
+    sub.add_argument("--seed", type=_seed, default=seed, help="decides every random draw (default: 0)")
+    sub.add_argument("--device", choices=("cpu", "gpu"), help="(default: a usable GPU, else the CPU)")
+
+
+def _number(kind, good, wanted):
+    def parse(text):
+        try:
+            number = kind(text)
+        except ValueError:
+            number = None
+        if number is None or not good(number):
+            raise argparse.ArgumentTypeError(f"must be {wanted}, got {text!r}")
+        return number
+
+    return parse
+
+
+_whole = _number(int, lambda n: n >= 1, "a whole number, at least 1")
+_seed = _number(int, lambda n: n >= 0, "a whole number, at least 0")
+_positive = _number(float, lambda x: x > 0 and math.isfinite(x), "a number above 0")
+
+if __name__ == "__main__":
+    sys.exit(main())

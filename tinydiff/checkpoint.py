@@ -1,0 +1,58 @@
+"""A run in one file: named arrays and a few words about them, in the safetensors format.
+
+The arrays are the leaves of parameter trees, each under its path ("params.down.0.halve.w"); the words are one JSON
+object in the file's header. A file is written beside the old one and moved into its place when it is whole.
+"""
+import json
+
+import numpy as np
+
+from . import files
+from .tensor import tree
+
+FORMAT = "tinydiff 1"
+
+
+def save(path, trees, words):
+    """Write `trees`, a dict of trees of NumPy arrays, and `words`, what JSON can say. The old file stays until then."""
+    import safetensors.numpy
+
+    # safetensors writes a strided array's memory, not its numbers: lay each out first
+    flat = {name: np.ascontiguousarray(leaf) for name, leaf in tree.flatten(trees).items()}
+    with files.write_aside(path) as aside:
+        safetensors.numpy.save_file(flat, aside, {"format": FORMAT, "words": json.dumps(words)})
+
+
+def load(path):
+    """(trees, words) as saved. Raises ValueError for a file that is not such a checkpoint, OSError if there is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            header = file.metadata() or {}
+            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no checkpoint at {path}") from None
+    except SafetensorError as problem:
+        raise ValueError(f"{path} is not a whole checkpoint ({str(problem).splitlines()[0]})") from None
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {header.get('format')!r}, this version reads {FORMAT!r}; train it again")
+    try:
+        words = json.loads(header["words"])
+    except (KeyError, json.JSONDecodeError):
+        raise ValueError(f"{path} is not a whole checkpoint (its description cannot be read)") from None
+    return tree.unflatten(flat), words
+
+
+def check_like(path, got, wanted, what):
+    """Raise ValueError unless the trees agree in names, shapes and types: a missing or misshapen tensor is named."""
+    got, wanted = tree.flatten(got), tree.flatten(wanted)
+    for name in [*wanted, *got]:
+        if name not in got or name not in wanted:
+            problem = "is missing" if name not in got else "does not belong to this network"
+            raise ValueError(f"{path}: {what} tensor {name} {problem}; the file is from another network or damaged")
+        if got[name].shape != wanted[name].shape or got[name].dtype != wanted[name].dtype:
+            raise ValueError(
+                f"{path}: {what} tensor {name} is {got[name].dtype}{list(got[name].shape)}, "
+                f"this network has {wanted[name].dtype}{list(wanted[name].shape)}"
+            )

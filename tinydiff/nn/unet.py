@@ -1,0 +1,149 @@
+"""The U-Net: down to coarse, up to fine, with every stage on the way down handed across to the way up.
+
+    image -> conv -> [blocks, halve] ... -> block, attention, block -> ... [blocks, double] -> norm, silu, conv -> image
+
+Source : Ronneberger et al. 2015, arXiv:1505.04597, in the form of Ho et al. 2020, arXiv:2006.11239, appendix B: group
+norm and silu before each convolution, the time added inside every block, self-attention at the coarse resolutions.
+"""
+import dataclasses
+
+from ..tensor import ops
+from ..tensor.conv import crop, depth_to_space, space_to_depth, upsample
+from . import attention
+from .embed import time_embedding, time_init
+from .layers import conv, conv_init, linear, linear_init, norm, norm_init
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A U-Net, from a few numbers.
+
+    size, channels : of the images, (size, size, channels); size even, and a multiple of patch.
+    patch     : side of the squares of pixels that are folded into channels before anything else (1: none).
+    widths    : channels at each resolution, finest first; each halves the one before (an odd size rounds up).
+    blocks    : residual blocks at each resolution on the way down; one more on the way up.
+    attention : resolutions whose blocks are followed by self-attention (the middle always has it).
+    groups    : of the group norms; divides every width. embed: width of the time embedding.
+    """
+
+    size: int = 28
+    channels: int = 1
+    patch: int = 1
+    widths: tuple = (32, 64, 64)
+    blocks: int = 1
+    attention: tuple = ()
+    groups: int = 8
+    embed: int = 128
+
+    def __post_init__(self):
+        object.__setattr__(self, "widths", tuple(self.widths))
+        object.__setattr__(self, "attention", tuple(self.attention))
+        if self.size % 2 or self.size % self.patch or self.size < 2:
+            wanted = f"even and a multiple of patch {self.patch}"
+            raise ValueError(f"image size must be {wanted}, got {self.size}; crop or pad")
+        if any(width % self.groups or width % 2 for width in self.widths):
+            raise ValueError(f"groups {self.groups} must divide every width, got {self.widths}")
+
+    @property
+    def sizes(self):
+        """The resolution of each level."""
+        size, sizes = self.size // self.patch, []
+        for _ in self.widths:
+            sizes.append(size)
+            size = (size + 1) // 2
+        return sizes
+
+
+# Blocks
+
+
+def block_init(rng, n, m, embed):
+    """A residual block from n to m channels; its last convolution starts at zero, so it starts as its shortcut."""
+    p = {
+        "norm1": norm_init(n),
+        "conv1": conv_init(rng, 3, n, m),
+        "time": linear_init(rng, embed, m),
+        "norm2": norm_init(m),
+        "conv2": conv_init(rng, 3, m, m, zero=True),
+    }
+    return p if n == m else {**p, "shortcut": conv_init(rng, 1, n, m)}
+
+
+def block(p, x, e, groups):
+    """shortcut(x) + conv(silu(norm(conv(silu(norm(x))) + linear(e)))): x (B, H, W, n), e (B, embed)."""
+    h = conv(p["conv1"], norm(p["norm1"], x, groups, silu=True))
+    shift = linear(p["time"], e)
+    h = h + ops.reshape(shift, (shift.shape[0], 1, 1, shift.shape[1]))
+    h = conv(p["conv2"], norm(p["norm2"], h, groups, silu=True))
+    return h + (conv(p["shortcut"], x) if "shortcut" in p else x)
+
+
+def stage_init(rng, n, m, embed, attend):
+    """A block, and self-attention if `attend`."""
+    p = {"block": block_init(rng, n, m, embed)}
+    return {**p, "attention": attention.init(rng, m)} if attend else p
+
+
+def stage(p, x, e, groups):
+    """A block, and self-attention if it has one."""
+    h = block(p["block"], x, e, groups)
+    return attention.self_attention(p["attention"], h, groups) if "attention" in p else h
+
+
+# The network
+
+
+def init(rng, config):
+    """The parameters of `apply`."""
+    channels, embed = config.channels * config.patch**2, config.embed
+    n, last = config.widths[0], len(config.widths) - 1
+    params = {"time": time_init(rng, n, embed), "in": conv_init(rng, 3, channels, n), "down": [], "up": []}
+    skips = [n]
+    for i, (m, size) in enumerate(zip(config.widths, config.sizes, strict=True)):
+        level = {"stages": []}
+        for _ in range(config.blocks):
+            level["stages"].append(stage_init(rng, n, m, embed, size in config.attention))
+            n = m
+            skips.append(n)
+        if i < last:
+            level["halve"] = conv_init(rng, 3, n, n)
+            skips.append(n)
+        params["down"].append(level)
+    params["middle"] = {
+        "first": stage_init(rng, n, n, embed, attend=True),
+        "second": stage_init(rng, n, n, embed, attend=False),
+    }
+    for i, (m, size) in reversed(list(enumerate(zip(config.widths, config.sizes, strict=True)))):
+        level = {"stages": []}
+        for _ in range(config.blocks + 1):
+            level["stages"].append(stage_init(rng, n + skips.pop(), m, embed, size in config.attention))
+            n = m
+        if i:
+            level["double"] = conv_init(rng, 3, n, n)
+        params["up"].append(level)
+    params["out"] = {"norm": norm_init(n), "conv": conv_init(rng, 3, n, channels, zero=True)}
+    return params
+
+
+def apply(params, x, t, config):
+    """(B, size, size, channels), (B,) or a number -> (B, size, size, channels)."""
+    groups = config.groups
+    e = time_embedding(params["time"], t, x)
+    h = conv(params["in"], space_to_depth(x, config.patch))
+    skips = [h]
+    for level in params["down"]:
+        for p in level["stages"]:
+            h = stage(p, h, e, groups)
+            skips.append(h)
+        if "halve" in level:
+            h = conv(level["halve"], h, stride=2)
+            skips.append(h)
+    h = stage(params["middle"]["first"], h, e, groups)
+    h = stage(params["middle"]["second"], h, e, groups)
+    for level in params["up"]:
+        for p in level["stages"]:
+            h = stage(p, ops.concatenate([h, skips.pop()]), e, groups)
+        if "double" in level:
+            h = conv(level["double"], crop(upsample(h), *skips[-1].shape[1:3]))
+    h = conv(params["out"]["conv"], norm(params["out"]["norm"], h, groups, silu=True))
+    return depth_to_space(h, config.patch)

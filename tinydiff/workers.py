@@ -1,0 +1,104 @@
+"""Several processes, one training step: each works on a share of the batch, and the shares are averaged.
+
+A loss that is a mean over examples is the mean of its shares' losses, and so is its gradient:
+
+    L = Σ_i (B_i / B) L_i,     ∇L = Σ_i (B_i / B) ∇L_i
+
+so nothing that is spread needs to know. Processes and not threads: Python runs one thread at a time, and NumPy's
+short calls spend their time handing over. Weights and gradients lie in memory that the processes share; the batch goes through
+a pipe. The processes are forked, so they start with everything that the first one knows; where a system cannot fork,
+and on a GPU, there is one worker: the function itself.
+"""
+import math
+import mmap
+import os
+import signal
+import sys
+from multiprocessing import Pipe
+
+import numpy as np
+
+from .tensor import tree
+
+
+class Workers:
+    """step_fn (params, batch) -> (loss, gradients), spread over `n` processes. A context: they end with it.
+
+    batch: a tree of NumPy arrays whose first axis counts examples. params: for names and shapes, float32.
+    Raises ChildProcessError if a worker dies.
+    """
+
+    def __init__(self, step_fn, params, n):
+        self.step_fn, self.n = step_fn, n if hasattr(os, "fork") else 1
+        self.pipes, self.children = [], []
+        if self.n > 1:
+            self.params = _shared_like(params)
+            self.gradients = [_shared_like(params) for _ in range(1, self.n)]
+            for i in range(1, self.n):
+                self._fork(self.gradients[i - 1])
+
+    def _fork(self, gradients):
+        ours, theirs = Pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid:
+            theirs.close()
+            self.pipes.append(ours)
+            self.children.append(pid)
+            return
+        for pipe in [*self.pipes, ours]:  # else this worker would keep them open after the first process dies
+            pipe.close()
+        self._serve(theirs, gradients)
+
+    def _serve(self, pipe, gradients):
+        """A worker's life: it ends, without a word, when the other end of its pipe closes."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process: it finishes the step
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        try:
+            while True:
+                loss, found = self.step_fn(self.params, pipe.recv())
+                tree.map(np.copyto, gradients, found)
+                pipe.send(float(loss))
+        except (EOFError, OSError):
+            os._exit(0)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+
+    def __call__(self, params, batch):
+        size = len(tree.leaves(batch)[0])
+        if self.n == 1 or size < self.n:
+            return self.step_fn(params, batch)
+        tree.map(np.copyto, self.params, params)
+        ends = [size * i // self.n for i in range(self.n + 1)]
+        shares = [tree.map(lambda x, a=a, b=b: x[a:b], batch) for a, b in zip(ends, ends[1:], strict=False)]
+        weights = [(b - a) / size for a, b in zip(ends, ends[1:], strict=False)]
+        try:
+            for pipe, share in zip(self.pipes, shares[1:], strict=True):
+                pipe.send(share)
+            loss, grads = self.step_fn(params, shares[0])
+            losses = [float(loss), *(pipe.recv() for pipe in self.pipes)]
+        except (EOFError, OSError):
+            raise ChildProcessError("a worker process died; the last checkpoint is whole: --resume") from None
+
+        def average(*gradients):
+            return sum(w * g for w, g in zip(weights, gradients, strict=True))
+
+        mean = tree.map(average, grads, *self.gradients)
+        return math.fsum(w * x for w, x in zip(weights, losses, strict=True)), mean
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        for pipe in self.pipes:
+            pipe.close()
+        for pid in self.children:
+            os.waitpid(pid, 0)
+        self.pipes, self.children = [], []
+
+
+def _shared_like(params):
+    """A tree like `params` in memory that forked processes share; it goes when the last of them does."""
+    return tree.unpack(np.frombuffer(mmap.mmap(-1, 4 * tree.count(params)), np.float32), params)
