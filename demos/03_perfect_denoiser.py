@@ -26,7 +26,7 @@ MIXTURE = np.array([0.3, 0.7]), np.array([[-0.9], [0.6]]), np.array([0.01, 0.04]
 def main(out=".", quick=False):
     """One picture in folder `out`; returns rows (name, predicted, measured, standard error)."""
     rng, schedule = np.random.default_rng(3), linear(1000)
-    n = 50_000 if quick else 500_000
+    n = 20_000 if quick else 500_000
     one_bump = MU + np.sqrt(VAR) * rng.standard_normal((n, 1))
     which = rng.choice(2, size=n, p=MIXTURE[0])
     two_bumps = MIXTURE[1][which] + np.sqrt(MIXTURE[2][which])[:, None] * rng.standard_normal((n, 1))
@@ -68,7 +68,7 @@ def draw(schedule, rng, path, times=(15, 50, 120, 300)):
     """Two moons: noised above, and guessed back below."""
     weights, means, var = data.mixture("moons")
     eps_fn = oracle.mixture(schedule, weights, means, np.full(len(weights), var))
-    x0 = data.moons(1000, rng).astype(np.float64)
+    x0 = data.moons(600, rng).astype(np.float64)
     noisy = [forward.q_sample(schedule, x0, t, rng.standard_normal(x0.shape)) for t in times]
     guesses = [guess(schedule, eps_fn, x_t, t) for x_t, t in zip(noisy, times, strict=True)]
     titles = [f"$x_t$, t = {t}" for t in times] + ["its best guess $E[x_0 | x_t]$"] * len(times)

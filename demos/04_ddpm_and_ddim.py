@@ -1,9 +1,9 @@
 """DDIM goes from noise to data on smooth paths, DDPM on jagged ones, and both pay for few steps as predicted.
 
-For data N(0, σ²) and the exact denoiser every step is linear, so variances can be followed exactly. Let u_t be
+For data N(0, σ²) and the exact denoiser every step is linear, so variances are followed exactly. Let u_t be
 the arrow (√ᾱ_t σ, √(1-ᾱ_t)): its length is the standard deviation of q(x_t), and from t = 0 to T it turns by
-a right angle. A DDIM step from t to s multiplies x by u_s·u_t / |u_t|², where |u_s| / |u_t| would be right: it
-loses the cosine of the angle θ between them. So, after all steps,
+a right angle. A DDIM step from t to s multiplies x by u_s·u_t / |u_t|², where |u_s| / |u_t| would be right:
+it loses the cosine of the angle θ between them. So, after all steps,
 
     DDIM: Var x_0 = σ² Π cos² θ_i / |u_T|²: the part lost is about Σ θ_i², which falls like 1/steps
     DDPM: Var x_s = a² Var x_t + β̃ (too narrow in the end) or β (too wide), a x_t being E[x_s | x_t]
@@ -27,7 +27,7 @@ KINDS = {"DDIM": None, "DDPM, variance β̃": 0.0, "DDPM, variance β": 1.0}  # 
 def main(out=".", quick=False):
     """Two pictures in folder `out`; returns rows (name, predicted, measured, standard error)."""
     rng, schedule = np.random.default_rng(4), linear(1000)
-    n = 50_000 if quick else 200_000
+    n = 20_000 if quick else 200_000
     eps_fn = oracle.gaussian_data(schedule, 0.0, SIGMA**2)
     x_T = rng.standard_normal((n, 1))
     rows, curves, every = [], {}, np.arange(8, 151)

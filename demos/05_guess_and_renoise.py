@@ -1,12 +1,12 @@
 """Guess the clean image, put back less noise than before, guess again: a blur of ten digits becomes one.
 
-From pure noise the best guess, x̂_0 = E[x_0 | x_t], is the mean of all images. Noise it afresh to an earlier s,
+From pure noise the best guess, x̂_0 = E[x_0 | x_t], is the mean of all images. Noise it afresh to some s < t,
 
     x_s = √ᾱ_s x̂_0 + √(1-ᾱ_s) z          (DDIM's step with the largest σ² it has, 1-ᾱ_s)
 
 and the next guess is sharper. Fresh noise forgets what x_t knew, so early guesses still change their mind.
-How far off a guess is has a formula where the data are two images a and b, as likely: only the component of x_t
-along a-b tells them apart, and the mean square error of x̂_0, over the D pixels, is
+How far off a guess is has a formula where the data are two images a and b, as likely: only the component of
+x_t along a-b tells them apart, and the mean square error of x̂_0, over the D pixels, is
 
     MMSE_t = ‖a-b‖²/4D [1 - ∫ N(y; 0, 1) tanh(γ + √γ y) dy],    γ = SNR_t ‖a-b‖²/4
 

@@ -11,7 +11,7 @@ import pytest
 import strict_device
 from autograd.core import primitive_vjps
 from autograd.extend import defvjp, primitive
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinydiff.tensor import autodiff, conv, fast, ops, tree
@@ -174,6 +174,8 @@ CASES = [
         for s in (1, 2)
         for label, x in SIZES.items()
     ),
+    case(conv.conv2d, "four channels and more", (2, 9, 6, 5), (3, 3, 5, 4), (4,)),
+    case(conv.conv2d, "many channels, one pixel", (3, 1, 1, 4), (3, 3, 4, 4), (4,)),
     case(conv.conv2d, "5x5", (1, 6, 5, 2), (5, 5, 2, 3), (3,)),
     case(conv.conv2d, "stride 3", (1, 7, 5, 2), (3, 3, 2, 3), (3,), stride=3),
     case(conv.conv2d, "no bias", (2, 4, 5, 3), (3, 3, 3, 2)),
@@ -187,6 +189,7 @@ CASES = [
         for k in (1, 3)
         for s, g in ((1, 5), (2, 3))
     ),
+    case(conv.pixel_sum, "", (2, 3, 4, 5)),
     *(case(f, "", (2, 4, 6, 3)) for f in (conv.upsample, conv.average_pool, conv.space_to_depth)),
     case(conv.depth_to_space, "", (2, 2, 3, 12)),
     case(conv.space_to_depth, "by 3", (1, 3, 6, 2), k=3),
@@ -407,6 +410,20 @@ def test_operators_of_a_tensor(name, backend):
         np.testing.assert_allclose(backend.get(autodiff.value(got[0])), want, rtol=1e-13)
 
 
+def test_every_box_is_ours():
+    """Also around the scalars that NumPy's full reductions give: autograd's own box brings its own table."""
+    for dtype in (np.float32, np.float64):
+        boxes = []
+        grad(lambda x, boxes=boxes: boxes.append(ops.sum(x)) or boxes[0])(ones(3).astype(dtype))
+        assert type(boxes[0]) is autodiff.Tensor and type(autodiff.value(boxes[0])) is dtype
+
+
+def test_equal_maxima_share_the_gradient():
+    x = np.array([[1.0, 3, 3], [2, 2, 2], [0, 1, 5]])
+    g = grad(lambda x: ops.sum(ops.max(x, axis=1) * np.array([1.0, 3, 5])))(x)
+    assert np.array_equal(g, [[0, 0.5, 0.5], [1, 1, 1], [0, 0, 5]])
+
+
 @pytest.mark.parametrize("index", [[0, 0], np.array([0, 0]), (slice(None), np.array([1])), np.eye(3) > 0])
 def test_indexing_by_an_array_is_refused(index):
     """Its gradient would keep one of the contributions to an element taken twice."""
@@ -540,53 +557,105 @@ def test_memory_does_not_grow_over_a_thousand_steps():
     assert grown < 50_000  # half are NumPy's own caches; one 8 x 4 array kept at each step would be 256,000
 
 
+# The definitions, as loops
+
+
+@pytest.mark.parametrize(("k", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (5, 1)])
+def test_convolution_is_its_formula(k, stride):
+    x, w, b, p = ones(2, 5, 6, 3), ones(k, k, 3, 2), ones(2), k // 2
+    y = conv.conv2d(x, w, b, stride=stride)
+    want = np.zeros((2, -(-5 // stride), -(-6 // stride), 2)) + b
+    for i, j, u, v in np.ndindex(*want.shape[1:3], k, k):
+        row, column = stride * i + u - p, stride * j + v - p
+        if 0 <= row < 5 and 0 <= column < 6:
+            want[:, i, j] += x[:, row, column] @ w[u, v]
+    np.testing.assert_allclose(y, want, rtol=0, atol=1e-12)
+
+
+def test_resampling_is_its_definition():
+    x = ones(2, 4, 6, 3)
+    blocks = [x[:, u::2, v::2] for u in (0, 1) for v in (0, 1)]
+    assert np.array_equal(conv.upsample(x), x.repeat(2, axis=1).repeat(2, axis=2))
+    np.testing.assert_allclose(conv.average_pool(x), sum(blocks) / 4, rtol=1e-12)
+    assert np.array_equal(conv.space_to_depth(x), np.concatenate(blocks, axis=-1))
+    assert np.array_equal(conv.depth_to_space(conv.space_to_depth(x)), x)
+    assert np.array_equal(conv.crop(x, 3, 5), x[:, :3, :5])
+
+
+def test_attention_is_its_definition():
+    q, k, v = ones(2, 3, 4), 2 * ones(2, 5, 4), ones(2, 5, 6)
+    got = ops.attention(q, k, v)
+    for b, i in np.ndindex(2, 3):
+        score = np.exp([q[b, i] @ k[b, j] / 2 for j in range(5)])  # √d = 2
+        np.testing.assert_allclose(got[b, i], score @ v[b] / score.sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("f", [ops.group_norm, ops.plain_group_norm])
+def test_group_norm_is_its_definition(f):
+    x, gamma, beta = 3 + 2 * ones(2, 3, 5, 6), ones(6), ones(6) + 1
+    got, active = f(x, gamma, beta, 3), f(x, gamma, beta, 3, True)
+    for b, group in np.ndindex(2, 3):
+        c = slice(2 * group, 2 * group + 2)
+        part = x[b, ..., c]
+        want = gamma[c] * (part - part.mean()) / np.sqrt(part.var() + 1e-5) + beta[c]
+        np.testing.assert_allclose(got[b, ..., c], want, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(active[b, ..., c], want / (1 + np.exp(-want)), rtol=0, atol=1e-12)
+
+
 # The fast versions against the plain ones
 
 
-@st.composite
-def convolutions(draw):
-    small = st.integers(1, 4)
-    x = (draw(small), draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(small))
-    return x, draw(small), draw(st.sampled_from([1, 3])), draw(st.sampled_from([1, 2])), draw(st.booleans())
+# Each way through the code has its own hypothesis search: one over all of them would miss some.
 
 
-@given(convolutions(), st.sampled_from([1, 40, 200, 60_000]), st.sampled_from([np.float32, np.float64]))
-def test_fast_convolution_equals_the_plain_one(shapes, chunk, dtype):
-    (x, o, k, stride, bias), tolerance = shapes, 1e-5 if dtype is np.float32 else 1e-13
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("channels", [(1, 3), (4, 6), (7, 4)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("k", [1, 3])
+@settings(max_examples=20)
+@given(
+    batch=st.integers(1, 7),
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    at_once=st.integers(1, 8),
+    bias=st.booleans(),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_fast_convolution_equals_the_plain_one(k, stride, channels, batch, height, width, at_once, bias, dtype):
+    rng, tolerance = np.random.default_rng(0), 1e-5 if dtype is np.float32 else 1e-13
 
     def draw(*shape):
         return rng.standard_normal(shape).astype(dtype)
 
-    w, b = draw(k, k, x[3], o), draw(o) if bias else None
-    x = draw(*x)
-    g = draw(len(x), -(-x.shape[1] // stride), -(-x.shape[2] // stride), o)
+    x, w, b = draw(batch, height, width, channels[0]), draw(k, k, *channels), draw(channels[1]) if bias else None
+    g = draw(batch, -(-height // stride), -(-width // stride), channels[1])
+    plain = [
+        conv.plain_conv2d(x, w, b, stride),
+        conv.plain_conv2d_dx(g, w, x.shape, stride),
+        conv.plain_conv2d_dw(x, g, k, stride),
+    ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast, "CHUNK", chunk)
-        for name, args in {
-            "conv2d": (x, w, b, stride),
-            "conv2d_dx": (g, w, x.shape, stride),
-            "conv2d_dw": (x, g, k, stride),
-        }.items():
-            plain = getattr(conv, f"plain_{name}")(*args)
-            got = getattr(fast, name)(*args)
-            assert got.dtype == plain.dtype == dtype and got.shape == plain.shape
-            np.testing.assert_allclose(got, plain, rtol=0, atol=tolerance * np.abs(plain).max())
+        patch.setattr(fast, "CHUNK", at_once * height * width * max(channels))
+        y = fast.conv2d(x, w, b, stride)
+        apart = [fast.conv2d_dx(g, w, x.shape, stride), fast.conv2d_dw(x, g, k, stride)]
+        together = fast.conv2d_gradients(g, x, w, stride)
+    for got, want in zip([y, *apart, *together], [*plain, *plain[1:]], strict=True):
+        assert got.dtype == want.dtype == dtype and got.shape == want.shape
+        np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max())
 
 
+@pytest.mark.parametrize("silu", [False, True])
 @given(
-    st.integers(1, 5),
-    st.sampled_from([(), (5,), (3, 4), (1, 1), (7, 2)]),
-    st.sampled_from([(1, 4), (2, 4), (4, 4), (3, 6)]),
-    st.booleans(),
-    st.sampled_from([1, 30, 60_000]),
+    batch=st.integers(1, 7),
+    positions=st.sampled_from([(), (5,), (3, 4), (1, 1), (7, 2)]),
+    channels=st.sampled_from([(1, 4), (2, 4), (4, 4), (3, 6)]),
+    at_once=st.integers(1, 8),
 )
-def test_fast_group_norm_equals_the_plain_one(batch, positions, channels, silu, chunk):
+def test_fast_group_norm_equals_the_plain_one(silu, batch, positions, channels, at_once):
     (groups, c), rng = channels, np.random.default_rng(0)
     args = [rng.standard_normal(shape) for shape in ((batch, *positions, c), c, c)]
     weight = rng.standard_normal(args[0].shape)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast, "CHUNK", chunk)
+        patch.setattr(fast, "CHUNK", at_once * args[0][0].size)
         (y, gradients), (plain, plain_gradients) = (
             value_and_gradients(lambda *xs, f=f: f(*xs, groups, silu), args, weight)
             for f in (fast.group_norm, ops.plain_group_norm)

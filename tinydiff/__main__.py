@@ -21,11 +21,14 @@ def main(arguments=None):
         parser.print_help()
         return 0
     try:
-        return options.run(options) or 0
+        status = options.run(options) or 0
+        sys.stdout.flush()
+        return status
     except (ValueError, OSError, FloatingPointError, MemoryError, ImportError) as problem:
         if os.environ.get("TINYDIFF_TRACEBACK"):
             raise
         print(f"tinydiff: {_one_line(problem)}", file=sys.stderr)
+        _flush_or_drop()
         return MISUSED if isinstance(problem, ValueError) else FAILED
     except KeyboardInterrupt:
         print("tinydiff: interrupted", file=sys.stderr)
@@ -37,6 +40,13 @@ def _one_line(problem):
         where = f": {problem.filename}" if problem.filename else ""
         return f"{problem.strerror}{where}"
     return " ".join(str(problem).split()) or type(problem).__name__
+
+
+def _flush_or_drop():
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = None  # a full disk or a closed pipe: else Python would try again on its way out, and complain
 
 
 # Commands
@@ -56,6 +66,8 @@ def _train(options):
         wanted = {"recipe": options.recipe, "data": options.data, "split": options.split, **changes}
         _same_run(config, folder, wanted)
         x = recipes.load_data(config.data)
+        if x.shape[1:] != config.shape:
+            raise ValueError(f"the run in {folder} was trained on {config.shape}, its data are now {x.shape[1:]}")
     else:
         recipe = options.recipe or "spiral"
         folder = Path(options.out) if options.out else recipes.free_folder(recipe)
@@ -117,27 +129,37 @@ def _evaluate(options):
     from . import data, evaluate, recipes
 
     source = Path(options.source)
-    if source.suffix == ".npz":
-        x = _samples_in(source)
-        recipe = options.recipe or ("mnist" if x.ndim == 4 else "spiral")
-        place = {"name": recipe, "folder": options.data, "split": options.split or "train"}
+    run = None if source.suffix == ".npz" else recipes.load(source)
+    x = None if run else _samples_in(source)
+    images = run.config.images if run else x.ndim == 4
+    place = run.config.data if run else {"name": "mnist" if images else "spiral", "folder": None, "split": "train"}
+    asked = {"name": options.recipe, "folder": options.data, "split": options.split}
+    place = {**place, **{name: value for name, value in asked.items() if value}}
+    if images:
+        real, labels, held_out = _labelled(data, **place)
+    elif place["name"] not in data.TOYS:
+        raise ValueError(f"points need a toy set beside them, got {place['name']!r}; --recipe {' or '.join(data.TOYS)}")
+    if run:
+        x = recipes.draw(run, options.n or (1000 if images else 2000), steps=options.steps, seed=options.seed)
+    if images:
+        judge = evaluate.train_judge(real, labels, seed=options.seed)
+        report = evaluate.judge_digits(judge, x, real, held_out, seed=options.seed)
     else:
-        run = recipes.load(source)
-        place = dict(run.config.data)
-        place.update(
-            {k: v for k, v in (("folder", options.data), ("split", options.split), ("name", options.recipe)) if v}
-        )
-        x = recipes.draw(run, options.n or (1000 if run.config.images else 2000), steps=options.steps, seed=options.seed)
-    if x.ndim == 2:
-        if place["name"] not in data.TOYS:
-            raise ValueError(f"points need a toy set to compare with, got {place['name']!r}: --recipe {'|'.join(data.TOYS)}")
-        report = evaluate.energy_report(x, data.TOYS[place["name"]], seed=options.seed)
-    else:
-        real, labels = data.load(place["name"], place["folder"], place["split"])
-        if labels is None:
-            raise ValueError("a judge learns from labels, and these images have none; try mnist or fashion-mnist")
-        report = evaluate.image_report(x, real, labels, seed=options.seed)
+        report = evaluate.energy_report(x, data.TOYS[place["name"]], np.random.default_rng(options.seed))
     print("\n".join(report.lines()))
+
+
+def _labelled(data, name, folder, split):
+    """The images that a run was trained on, their labels, and images that it has not seen: the other split's."""
+    real, labels = data.load(name, folder, split)
+    if labels is None:
+        raise ValueError("a judge learns from labels, and these images have none; try mnist or fashion-mnist")
+    other = "test" if split == "train" else "train"
+    try:
+        held_out, _ = data.load(name, folder, other)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder}: no {other} split; judging needs both, the other one being unseen") from None
+    return real, labels, held_out
 
 
 def _samples_in(path):
@@ -147,7 +169,7 @@ def _samples_in(path):
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {path}") from None
     except Exception as problem:  # a zip, header or pickle error, each with its own exception
-        raise ValueError(f"{path} holds no samples ({_one_line(problem)}); `tinydiff sample` writes such files") from None
+        raise ValueError(f"{path} holds no samples ({_one_line(problem)}); `tinydiff sample` writes them") from None
     if x.dtype.kind != "f" or x.ndim not in (2, 4) or not len(x) or not np.isfinite(x).all():
         raise ValueError(f"{path}: x must be finite floats (N, 2) or (N, H, W, C), got {x.dtype} {x.shape}")
     return x
@@ -173,8 +195,9 @@ def _check(options):
     from . import laws, schedule
 
     given = {}
-    if options.schedule or options.T:
-        given["schedule"] = schedule.named(options.schedule or "linear", options.T or 1000)
+    if options.schedule or options.T is not None:
+        T = 1000 if options.T is None else options.T
+        given["schedule"] = schedule.named(options.schedule or "linear", T)
     print(f"{'law':<46}{'equation':<40}{'cases':>6}{'error':>10}{'tolerance':>11}")
     broken = []
     for law, cases, worst, problem in laws.run(options.laws or None, options.seed, **given):
@@ -237,7 +260,8 @@ def _parser():
     sub.add_argument("--data", metavar="PATH", help="folder of IDX files or of pictures, or a .npy array")
     sub.add_argument("--split", choices=("train", "test"), help="which IDX files (default: train)")
     sub.add_argument("--resume", action="store_true", help="go on with the run in --out, as if it had not stopped")
-    sub.add_argument("--workers", type=_whole, default=os.cpu_count(), help="processes for images (default: the cores)")
+    cores = os.cpu_count() or 1
+    sub.add_argument("--workers", type=_whole, default=cores, help="processes for images (default: one a core)")
     _common(sub, seed=None)
 
     sub = command("sample", _sample, "draw samples from a run")
@@ -256,7 +280,7 @@ def _parser():
     sub.add_argument("--steps", type=_whole, help="ddim steps to draw them with (default: 50)")
     sub.add_argument("--recipe", help="the data to compare with (default: the run's; mnist or spiral for a file)")
     sub.add_argument("--data", metavar="PATH", help="folder of IDX files")
-    sub.add_argument("--split", choices=("train", "test"), help="which IDX files")
+    sub.add_argument("--split", choices=("train", "test"), help="what it was trained on; the other is unseen")
     sub.add_argument("--seed", type=_seed, default=0)
 
     sub = command("schedule", _schedule, "a table, a picture and a plain verdict on a noise schedule")

@@ -18,9 +18,10 @@ def save(path, trees, words):
     import safetensors.numpy
 
     # safetensors writes a strided array's memory, not its numbers: lay each out first
-    flat = {name: np.ascontiguousarray(leaf) for name, leaf in tree.flatten(trees).items()}
-    with files.write_aside(path) as aside:
-        safetensors.numpy.save_file(flat, aside, {"format": FORMAT, "words": json.dumps(words)})
+    flat = {name: np.asarray(leaf, order="C") for name, leaf in tree.flatten(trees).items()}
+    content = safetensors.numpy.save(flat, {"format": FORMAT, "words": json.dumps(words)})
+    with files.write_aside(path) as aside:  # not save_file, whose full disk is no OSError
+        aside.write_bytes(content)
 
 
 def load(path):

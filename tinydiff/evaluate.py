@@ -17,6 +17,7 @@ from .tensor.autodiff import value, value_and_grad
 SURE = 0.9  # what the judge must give its first choice to count as sure of it
 BLOCK = 2**17  # distances held at a time: 1 MB of float64
 BATCH = 500  # images shown to the judge at a time
+FAINT = 0.1  # the most noise, as a standard deviation in data units, that the judge is to look past
 
 # ------------------------------------------------------------------------------------------ points
 
@@ -26,19 +27,21 @@ def energy_distance(x, y):
 
         2 E|X-Y| - E|X-X'| - E|Y-Y'|
 
-    Each mean is over all pairs, a point with itself included (the V-statistic): the exact energy distance of the
-    two empirical laws, never negative. Leaving out those zeros, Σ_{i≠j} / n(n-1), gives the U-statistic, unbiased but
-    about as often below zero as above it for two draws of one law, so that nothing could be "twice" as far as those.
-    For two draws of n points from one law the V-statistic has the mean 2 E|X-X'| / n: a yardstick.
+    Each mean is over all pairs, a point with itself included (the V-statistic): the exact energy distance of
+    the two clouds as laws, never negative. Without those zeros, Σ_{i≠j} / n(n-1), it is the U-statistic:
+    unbiased, but for two draws of one law often below zero, so that nothing could be "twice as far apart".
+    There the V-statistic has the mean (1/N + 1/M) E|X-X'|, a yardstick.
 
-    Source : Székely & Rizzo 2013, Journal of Statistical Planning and Inference 143(8), eqs. (2.1), (6.1).
-    x, y   : (N, D), (M, D), data units. Returns a number in those units, though it acts like a squared distance.
-             Costs (N+M)² distances, in blocks: the memory is that of the points.
+    Source : Székely & Rizzo 2013, Energy statistics: a class of statistics based on distances, Journal of
+             Statistical Planning and Inference 143(8).
+    x, y   : (N, D), (M, D), data units.
+    Returns: a number in data units that acts like a squared distance: its root obeys the triangle inequality.
+             N M + N² + M² distances are worked out, in blocks, so that memory stays bounded.
     Raises : ValueError if either is empty or not finite, or the dimensions differ.
     """
     x, y = _points(x, "x"), _points(y, "y")
     if x.shape[1] != y.shape[1]:
-        raise ValueError(f"points must have one dimension, got {x.shape[1]} and {y.shape[1]}; compare like with like")
+        raise ValueError(f"x has {x.shape[1]} coordinates and y {y.shape[1]}; compare points of one space")
     return 2 * _mean_distance(x, y) - _mean_distance(x, x) - _mean_distance(y, y)
 
 
@@ -71,7 +74,7 @@ def _finite(x, name):
 
 @dataclasses.dataclass(frozen=True)
 class EnergyReport:
-    """distance: samples to data; between_draws: data to data, the same n points on every side; medians over pairs."""
+    """distance: samples to data; between_draws: data to data; medians over pairs; n points on every side."""
 
     distance: float
     between_draws: float
@@ -113,27 +116,32 @@ def energy_report(x, sample_data, rng, pairs=5):
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """A classifier of real images, and the share that it got right of the fifth that it was not trained on."""
+    """A classifier of real images, and the share it got right of the fifth that it was not trained on."""
 
     config: classifier.Config
     params: dict
     accuracy: float
 
 
-def train_judge(x, labels, seed=0, steps=1500, batch=100, lr=5e-3):
+def train_judge(x, labels, seed=0, steps=1200, batch=100, lr=5e-3):
     """A judge, trained on four fifths of the images; its accuracy is that on the last fifth.
 
-    Adam on the cross-entropy, the rate falling to zero, every image moved at random by up to a fourteenth of its side
-    (2 pixels of 28). The same seed gives the same judge. Half a minute on one core for 28 x 28 digits, however many.
+    Adam on the cross-entropy, the rate falling to zero. Images are moved at random by up to a fourteenth of
+    their side and given faint noise, so that the judge looks past both. A classifier that knows nothing but
+    digits is as sure of noise and of empty images, so a ninth of each batch shows nothing: `_chimeras`, which
+    it learns to call every class alike. The same seed gives the same judge. Half a minute on one core.
 
+    Source : Hendrycks et al. 2019, Outlier Exposure, arXiv:1812.04606, section 4.3 (the uniform target).
     x      : (N, H, H, C) in data units, about [-1, 1], H even; labels (N,), whole numbers from 0.
-    Raises : ValueError for images that are not square and finite, fewer than ten, or labels that do not fit them.
+    Raises : ValueError for images not square and finite, fewer than ten, or labels unlike the above.
     """
     x, labels = _images(x, "images"), np.asarray(labels)
     if labels.shape != x.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0:
-        raise ValueError(f"labels: got {labels.dtype} {labels.shape}; wanted a whole number from 0 for each of {len(x)}")
-    if len(x) < 10:
-        raise ValueError(f"a judge needs at least 10 images to learn from and be tried on, got {len(x)}")
+        got = f"{labels.dtype} {labels.shape}"
+        raise ValueError(f"labels: got {got}; wanted {len(x)} whole numbers from 0, one per image")
+    if len(x) < 10 or labels.max() == 0:
+        got = f"{len(x)} of {labels.max() + 1}"
+        raise ValueError(f"a judge needs ten images, of two classes, got {got}; add some")
     config = classifier.Config(size=x.shape[1], channels=x.shape[3], classes=int(labels.max()) + 1)
     order = np.random.default_rng([seed, 0]).permutation(len(x))
     held_out, ours = order[: len(x) // 5], order[len(x) // 5 :]
@@ -143,23 +151,26 @@ def train_judge(x, labels, seed=0, steps=1500, batch=100, lr=5e-3):
 
 
 def _train(x, labels, config, rng, steps, batch, lr):
-    params = classifier.init(rng, config)
+    params, strange = classifier.init(rng, config), max(1, batch // 8)
     state, of_each_class = optim.adam_init(params), np.eye(config.classes, dtype=np.float32)
+    every_class_alike = np.full((strange, config.classes), 1 / config.classes, np.float32)
     slope = value_and_grad(_cross_entropy)
     for step in tqdm(range(steps), disable=None, desc="training the judge"):
         some = rng.integers(len(x), size=batch)
-        images = _shifted(x[some], config.size // 14, rng)
-        _, grads = slope(params, images, of_each_class[labels[some]], config)
+        images = _noisy(_shifted(x[some], config.size // 14, rng), rng)
+        images = np.concatenate([images, _chimeras(images, strange, rng)])
+        target = np.concatenate([of_each_class[labels[some]], every_class_alike])
+        _, grads = slope(params, images, target, config)
         rate = optim.learning_rate(lr, step, warmup=50, progress=step / steps)
         params, state = optim.adam(params, grads, state, rate)
     return params
 
 
-def _cross_entropy(params, x, of_each_class, config):
-    """-ln of the probability of the right class, the mean over the batch."""
+def _cross_entropy(params, x, target, config):
+    """-Σ target ln p over the classes, the mean over the batch; target (B, classes), each row a law."""
     z = classifier.apply(params, x, config)
     z = z - ops.max(value(z), axis=1, keepdims=True)  # so that exp cannot overflow
-    return ops.mean(ops.log(ops.sum(ops.exp(z), axis=1)) - ops.sum(z * of_each_class, axis=1))
+    return ops.mean(ops.log(ops.sum(ops.exp(z), axis=1)) - ops.sum(z * target, axis=1))
 
 
 def _shifted(x, by, rng):
@@ -170,22 +181,41 @@ def _shifted(x, by, rng):
     return padded[np.arange(n)[:, None, None], top + np.arange(h)[:, None], left + np.arange(w)]
 
 
+def _noisy(x, rng):
+    """Each image with N(0, s²) added to its pixels, s uniform in [0, FAINT]."""
+    scale = np.float32(FAINT) * rng.random((len(x), 1, 1, 1), np.float32)
+    return x + scale * rng.standard_normal(x.shape, np.float32)
+
+
+def _chimeras(x, n, rng):
+    """n images, each square of which is what some image of x, chosen at random, has in that place.
+
+    The side of the squares divides the image's: one pixel makes a chimera noise, half a side a patchwork.
+    Its grey values are those of the data, place by place, and so only the shapes give it away.
+    """
+    h, w = x.shape[1:3]
+    k = int(rng.choice([k for k in range(1, h) if h % k == 0]))
+    parents = rng.integers(len(x), size=(n, h // k, w // k)).repeat(k, axis=1).repeat(k, axis=2)
+    return x[parents, np.arange(h)[:, None], np.arange(w)]
+
+
 def ask(judge, x):
     """Probabilities of the classes (N, classes) and features (N, F), of images (N, H, H, C).
 
     Raises : ValueError for images unlike those that the judge knows.
     """
     x = _images(x, "images", judge.config)
-    features = [classifier.features(judge.params, x[i : i + BATCH], judge.config) for i in range(0, len(x), BATCH)]
-    features = np.concatenate(features)
+    batches = (x[i : i + BATCH] for i in range(0, len(x), BATCH))
+    features = np.concatenate([classifier.features(judge.params, batch, judge.config) for batch in batches])
     return ops.softmax(classifier.logits(judge.params, features)), features
 
 
 def _images(x, name, config=None):
     x = np.asarray(x, np.float32)
-    side, channels = (config.size, config.channels) if config else ("H", "1 or 3")
+    side, channels = (config.size, config.channels) if config else ("H", "C")
     if x.ndim != 4 or not x.size or x.shape[1] != x.shape[2] or config and x.shape[2:] != (side, channels):
-        raise ValueError(f"{name}: got the shape {x.shape}; wanted (N, {side}, {side}, {channels}), at least one image")
+        wanted = f"({side}, {side}, {channels})"
+        raise ValueError(f"{name}: got the shape {x.shape}; wanted at least one image of {wanted}")
     return _finite(x, name)
 
 
@@ -201,10 +231,10 @@ class Beside(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DigitReport:
-    """What `judge_digits` found; each field but the last three is of the samples and of real images that nobody saw.
+    """What `judge_digits` found: of the samples, and beside it of real images that nobody had seen.
 
     sure    : share that the judge is over 90 % sure of.
-    entropy : of the classes that it chose, bits; log2 of their number if all come equally often, 0 if one only.
+    entropy : of the classes that it chose, bits: 0 if one only, log2 of their number if equally often.
     frechet : distance of its features to those of `frechet_n` real images.
     nearest : median distance to the nearest training image, root mean square over its pixels, data units.
     classes, accuracy : the judge's.
@@ -238,9 +268,9 @@ def _line(name, pair, remark):
 def judge_digits(judge, samples, real, held_out, seed=0):
     """Are the samples like digits, of every class, distributed as digits are, and new?
 
-    For the Fréchet distance `held_out` is cut at random into two halves: the samples are compared with the one, and
-    the other half with it too, n images on every side, n = min(len(samples), len(held_out) / 2). The distance falls as
-    n grows even for one law (Chong & Forsyth 2020, arXiv:1911.07023), so it compares only at equal n.
+    For the Fréchet distance `held_out` is cut at random into two halves; the samples and one half are each
+    compared with the other half, n images on every side, n = min(len(samples), ⌊len(held_out)/2⌋). Even between
+    two draws of one law it is above 0, and falls as n grows (Chong & Forsyth 2020, arXiv:1911.07023).
 
     judge   : of `train_judge`.
     samples : (N, H, H, C). real: the images that the model was trained on. held_out: real images that neither
@@ -254,7 +284,8 @@ def judge_digits(judge, samples, real, held_out, seed=0):
     )
     n = min(len(samples), len(held_out) // 2)
     if n < 2:
-        raise ValueError(f"judging takes 2 samples and 4 held-out images, got {len(samples)} and {len(held_out)}")
+        got = f"{len(samples)} and {len(held_out)}"
+        raise ValueError(f"judging takes at least 2 samples and 4 held-out images, got {got}; give it more")
     rng = np.random.default_rng(seed)
     (p, f), (p_real, f_real) = ask(judge, samples), ask(judge, held_out)
     f, f_real = f[rng.permutation(len(f))], f_real[rng.permutation(len(f_real))]
@@ -266,9 +297,7 @@ def judge_digits(judge, samples, real, held_out, seed=0):
             frechet_distance(*_mean_and_cov(f[:n]), *yardstick),
             frechet_distance(*_mean_and_cov(f_real[n : 2 * n]), *yardstick),
         ),
-        nearest=Beside(
-            float(np.median(nearest_distance(samples, real))), float(np.median(nearest_distance(held_out, real)))
-        ),
+        nearest=Beside(*(float(np.median(nearest_distance(x, real))) for x in (samples, held_out))),
         frechet_n=n,
         classes=judge.config.classes,
         accuracy=judge.accuracy,
@@ -296,7 +325,7 @@ def frechet_distance(mu1, cov1, mu2, cov2):
 
     The root's trace is that of (C₁^½ C₂ C₁^½)^½, the sum of the singular values of C₁^½ C₂^½.
 
-    Source : Heusel et al. 2017, arXiv:1706.08500, eq. (6); Dowson & Landau 1982, J. Multivariate Analysis 12(3).
+    Source : Heusel et al. 2017, arXiv:1706.08500, eq. (6).
     mu     : (F,); cov: (F, F), symmetric, no negative eigenvalue.
     Returns: the squared distance, in squared units of the features.
     """
@@ -307,14 +336,16 @@ def frechet_distance(mu1, cov1, mu2, cov2):
 def _root(cov):
     """The symmetric R with R R = C."""
     values, vectors = np.linalg.eigh(cov)
-    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T  # rounding can put a zero eigenvalue below zero
+    values = np.maximum(values, 0)  # rounding can put an eigenvalue that is zero just below it
+    return (vectors * np.sqrt(values)) @ vectors.T
 
 
 def nearest_distance(x, among):
-    """The distance from each x to the nearest of `among`: min √(mean over pixels of (x - y)²), (N,), data units.
+    """How far each x is from the nearest of `among`: min over y of √(mean over pixels of (x - y)²).
 
-    x, among : (N, ...), (M, ...), finite. A matrix product finds the nearest; its distance is then worked out by
-               subtraction, so that a copy is at exactly 0.
+    A matrix product finds the nearest, in blocks; a subtraction gives its distance: a copy is at exactly 0.
+
+    x, among : (N, ...), (M, ...), finite. Returns (N,), float32, data units.
     """
     x, among = (np.asarray(a, np.float32).reshape(len(a), -1) for a in (x, among))
     half_squares = np.einsum("ij,ij->i", among, among) / 2

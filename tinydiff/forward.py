@@ -32,7 +32,7 @@ def root(x):
 def step_var(alpha_bar_s, alpha_bar_t):
     """Variance of q(x_t | x_s): 1-α_{t|s} with α_{t|s} = ᾱ_t/ᾱ_s; for s = t-1 it is β_t.
 
-    Source : Ho et al. 2020, arXiv:2006.11239, eq. (2); for s < t-1, Kingma et al. 2021, arXiv:2107.00630, eq. (21).
+    Source : Ho et al. 2020, arXiv:2006.11239, eq. (2); for s < t-1, Kingma et al. 2021, arXiv:2107.00630, eq. (22).
     """
     return 1 - alpha_bar_t / alpha_bar_s
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import checkpoint, data, files, forward, loss, plot, sampler, schedule, train, workers
 from .nn import mlp, unet
-from .tensor import autodiff, tree
+from .tensor import autodiff, fast, tree
 from .tensor.device import device as device_called
 
 NETWORKS = {"mlp": mlp, "unet": unet}
@@ -39,6 +39,8 @@ class Config:
 
     def __post_init__(self):
         object.__setattr__(self, "shape", tuple(self.shape))
+        if set(self.data) != {"name", "folder", "split"}:
+            raise ValueError(f"data must have a name, a folder and a split, got {self.data}")
 
     @property
     def images(self):
@@ -96,6 +98,8 @@ def configure(recipe, folder=None, split="train", **changes):
     settings = dataclasses.replace(chosen.settings, **changes)
     chosen = dataclasses.replace(chosen, **fields)
     schedule.named(chosen.schedule, chosen.T)
+    if folder and recipe in data.TOYS:
+        raise ValueError(f"{recipe} is drawn from its formula, got --data {folder}; leave it out, or train images")
     source = {"name": recipe, "folder": folder and str(Path(folder).resolve()), "split": split}
     x = load_data(source)
     network = dict(chosen.network)
@@ -197,14 +201,20 @@ def load(path):
         module, shape = network(config)
         schedule.named(config.schedule, config.T)
         like = module.init(np.random.default_rng(0), shape)
+        train.Settings(**config.settings)
         step, seconds = int(words["step"]), float(words["seconds"])
-    except (KeyError, TypeError) as problem:
-        raise ValueError(f"{file}: the run's description is incomplete ({problem}); train it again") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as problem:
+        raise ValueError(f"{file}: the run's description is damaged ({problem}); train it again") from None
     vector = tree.pack(like)
     for name, wanted in (("params", like), ("average", like), ("m", vector), ("v", vector)):
         checkpoint.check_like(file, trees.get(name, {}), wanted, name)
-    moments = {"m": trees["m"], "v": trees["v"], "step": step}
-    return Run(file.parent, config, train.State(trees["params"], trees["average"], moments, seconds))
+
+    def in_order(weights):
+        """As training leaves them. The file has them by name, and the moments know only the network's own order."""
+        return tree.unpack(tree.pack(tree.map(lambda _, leaf: leaf, like, weights)), like)
+
+    params, average, moments = in_order(trees["params"]), in_order(trees["average"]), {"m": trees["m"], "v": trees["v"]}
+    return Run(file.parent, config, train.State(params, average, {**moments, "step": step}, seconds))
 
 
 def save(folder, config, state):
@@ -233,24 +243,25 @@ def train_run(folder, config, x, state=None, device=None, n_workers=1, say=print
     """Train, writing the run folder as it goes; returns (state, the signal that stopped it or None).
 
     A checkpoint every `every` seconds and at the end; sample pictures at each tenth of a run of images; a line a step
-    in metrics.jsonl. Ctrl-C ends it after the step in hand. Raises what train.train raises, the last checkpoint as it was.
+    in metrics.jsonl. Ctrl-C ends it after the step in hand. Raises what train.train raises; the last checkpoint stays.
     """
     folder, device = Path(folder), device or device_called("cpu")
     folder.mkdir(parents=True, exist_ok=True)
-    files.sweep(folder)
+    for place in (folder, folder / "samples"):
+        files.sweep(place)
     state = state or start(config)
-    metrics = _metrics_until(folder / "metrics.jsonl", state.step)
+    _keep_metrics(folder / "metrics.jsonl", state.step)
     settings = train.Settings(**config.settings)
-    n_workers = n_workers if device.name == "cpu" and config.images else 1
+    n_workers = min(n_workers, settings.batch) if device.name == "cpu" and config.images else 1
     state, saved, drawn = _on(state, device.put), time.monotonic(), math.floor(10 * train.progress(settings, state))
     with (
         _one_thread(),
+        np.errstate(over="ignore", invalid="ignore"),  # train.train looks for what is not finite, and names it
         train.interrupts() as stop,
         workers.Workers(step_fn(config), state.params, n_workers) as spread,
-        open(folder / "metrics.jsonl", "w") as log,
+        open(folder / "metrics.jsonl", "a") as log,
         _bar(config, settings, state) as bar,
     ):
-        log.writelines(metrics)
         steps = train.train(spread, batches(config, x, device), state, settings)
         for state, report in steps:
             log.write(json.dumps(dataclasses.asdict(report)) + "\n")
@@ -271,13 +282,17 @@ def train_run(folder, config, x, state=None, device=None, n_workers=1, say=print
     return state, stop.signal
 
 
-def _metrics_until(path, step):
-    """The lines of an earlier part of the run, up to the checkpoint that it is resumed from."""
+def _keep_metrics(path, step):
+    """Keep the lines of an earlier part of the run, up to the checkpoint that it is resumed from."""
     if not path.exists():
-        return []
-    with open(path) as file:
-        lines = [line for line in file if line.endswith("\n")]
-    return [line for line in lines if json.loads(line)["step"] <= step]
+        return
+    try:
+        lines = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} is damaged: not a line of JSON a step; move it away to train without it") from None
+    with files.write_aside(path) as aside:
+        aside.write_text("".join(kept))
 
 
 def _on(state, move):
@@ -286,9 +301,10 @@ def _on(state, move):
 
 
 def _one_thread():
-    """One BLAS thread a process: the products are small, and the processes share the cores."""
+    """One BLAS thread a process: the products are small, and the processes share the cores. And memory is kept."""
     from threadpoolctl import threadpool_limits
 
+    fast.keep_memory()
     return threadpool_limits(1, "blas")
 
 
@@ -347,6 +363,8 @@ def draw(run, n, method="ddim", steps=None, eta=0.0, v=1.0, seed=0, device=None,
         raise ValueError(f"sampler must be ddpm or ddim, got {method!r}")
     if n < 1:
         raise ValueError(f"the number of samples must be at least 1, got {n}")
+    if not 0 <= v <= 1:
+        raise ValueError(f"v must be in [0, 1], got {v}; 1 is the variance beta, 0 beta tilde")
     config, device = run.config, device or device_called("cpu")
     chain = schedule.named(config.schedule, config.T)
     steps = steps if steps is not None else config.T if method == "ddpm" else min(50, config.T)

@@ -19,7 +19,7 @@ class Schedule:
 
         α = 1-β,  ᾱ = Π α,  SNR = ᾱ / (1-ᾱ)
 
-    Source : Ho et al. 2020, arXiv:2006.11239, section 2; SNR: Kingma et al. 2021, arXiv:2107.00630, eq. (1).
+    Source : Ho et al. 2020, arXiv:2006.11239, section 2; SNR: Kingma et al. 2021, arXiv:2107.00630, eq. (2).
     betas  : β_1 .. β_T, each in (0, 1): numbers, or Fractions, which stay exact.
     Raises : ValueError for no betas, or one outside (0, 1).
     """
@@ -126,7 +126,7 @@ def _log_gamma_ratio(z, f):
 def quadratic(T, beta_1=1e-4, beta_T=0.02):
     """√β from √beta_1 to √beta_T in equal steps, β then times 1000/T.
 
-    Source : Song, Meng & Ermon 2020, arXiv:2010.02502, released configuration "quad" (√β linear).
+    Source : Ho et al. 2020, arXiv:2006.11239, appendix B (among the schedules it tried), "quad" in its released code.
     Raises : ValueError for T < 1, or where the scaled β leave (0, 1).
     """
     return Schedule(_whole(T) and np.linspace(beta_1**0.5, beta_T**0.5, T) ** 2 * (1000 / T), "quadratic")
@@ -135,7 +135,7 @@ def quadratic(T, beta_1=1e-4, beta_T=0.02):
 def constant(T, beta=None):
     """One β for all t; unless given, 10/T: about the same total noise as `linear`.  ᾱ(t) = (1-β)^t.
 
-    Source : Ho et al. 2020, arXiv:2006.11239, section 4 (among the schedules it tried).
+    Source : Ho et al. 2020, arXiv:2006.11239, appendix B (among the schedules it tried).
     Raises : ValueError for T < 1, or β outside (0, 1): T <= 10 with the default.
     """
     beta = _whole(T) and (10 / T if beta is None else beta)

@@ -90,7 +90,8 @@ def train(step_fn, batches, state, settings):
 
     step_fn: (params, batch) -> (loss, gradients); batches: step number -> batch.
     The clock runs while the caller has the report, so pictures and checkpoints count as time spent.
-    Raises FloatingPointError at the first step whose loss or gradient is not finite; the state last yielded is good.
+    Raises FloatingPointError at the first step whose loss, gradient or new weights are not finite; the state last
+    yielded is good.
     """
     began = time.perf_counter() - state.seconds
     while (done := progress(settings, state)) < 1:
@@ -98,27 +99,27 @@ def train(step_fn, batches, state, settings):
         loss, grads = step_fn(state.params, batch)
         gradient = tree.pack(grads)
         loss, norm = float(loss), optim.global_norm(gradient)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            where = first_not_finite({"batch": batch, "weight": state.params, "gradient": grads})
-            raise FloatingPointError(
-                f"the loss became {loss} at step {state.step + 1}; the first tensor that is not finite is {where}; "
-                "try a smaller learning rate"
-            )
         lr = optim.learning_rate(settings.lr, state.step, settings.warmup, done)
         gradient = optim.clip(gradient, norm, settings.clip)
-        params, moments = optim.adam(tree.pack(state.params), gradient, state.moments, lr)
-        average = optim.ema(tree.pack(state.average), params, state.step, settings.average)
-        params, average = tree.unpack(params, state.params), tree.unpack(average, state.params)
-        state = State(params, average, moments, time.perf_counter() - began)
+        vector, moments = optim.adam(tree.pack(state.params), gradient, state.moments, lr)
+        params = tree.unpack(vector, state.params)
+        if not all(map(math.isfinite, (loss, norm, optim.global_norm(vector)))):
+            in_order = {"batch": batch, "weight": state.params, "gradient": grads, "new weight": params}
+            raise FloatingPointError(
+                f"step {state.step + 1} has the loss {loss:g} and a gradient of length {norm:g}; the first tensor that "
+                f"is not finite: {first_not_finite(in_order)}; try a smaller learning rate"
+            )
+        average = optim.ema(tree.pack(state.average), vector, state.step, settings.average)
+        state = State(params, tree.unpack(average, params), moments, time.perf_counter() - began)
         yield state, Report(state.step, loss, norm, lr, state.seconds, progress(settings, state))
 
 
 def first_not_finite(trees):
-    """The name of the first leaf that holds a NaN or an infinity, or "the loss itself"."""
+    """The name of the first leaf that holds a NaN or an infinity, or words to say that none does."""
     for name, leaf in tree.flatten(trees).items():
         if not bool(xp_of(leaf).isfinite(leaf).all()):
             return name
-    return "the loss itself"
+    return "none, but the loss, or a sum of squares"
 
 
 @contextmanager

@@ -5,15 +5,16 @@ A loss that is a mean over examples is the mean of its shares' losses, and so is
     L = Σ_i (B_i / B) L_i,     ∇L = Σ_i (B_i / B) ∇L_i
 
 so nothing that is spread needs to know. Processes and not threads: Python runs one thread at a time, and NumPy's
-short calls spend their time handing over. Weights and gradients lie in memory that the processes share; the batch goes through
-a pipe. The processes are forked, so they start with everything that the first one knows; where a system cannot fork,
-and on a GPU, there is one worker: the function itself.
+short calls spend their time handing over. Weights and gradients lie in memory that the processes share; the batch goes
+through a pipe. The processes are forked, so they start with everything that the first one knows; where a system cannot
+fork, and on a GPU, there is one worker: the function itself.
 """
 import math
 import mmap
 import os
 import signal
 import sys
+from contextlib import suppress
 from multiprocessing import Pipe
 
 import numpy as np
@@ -25,7 +26,7 @@ class Workers:
     """step_fn (params, batch) -> (loss, gradients), spread over `n` processes. A context: they end with it.
 
     batch: a tree of NumPy arrays whose first axis counts examples. params: for names and shapes, float32.
-    Raises ChildProcessError if a worker dies.
+    Raises ChildProcessError if a worker dies, or fails: then with its own words.
     """
 
     def __init__(self, step_fn, params, n):
@@ -42,29 +43,33 @@ class Workers:
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
-        if pid:
-            theirs.close()
-            self.pipes.append(ours)
-            self.children.append(pid)
-            return
+        if not pid:
+            try:
+                self._serve(ours, theirs, gradients)
+            finally:
+                os._exit(0)
+        theirs.close()
+        self.pipes.append(ours)
+        self.children.append(pid)
+
+    def _serve(self, ours, theirs, gradients):
+        """A worker's life: it ends, without a word, when the other end of its pipe closes."""
+        for number in (signal.SIGINT, signal.SIGTERM):  # the first process heeds them, and wants its step finished
+            signal.signal(number, signal.SIG_IGN)
         for pipe in [*self.pipes, ours]:  # else this worker would keep them open after the first process dies
             pipe.close()
-        self._serve(theirs, gradients)
-
-    def _serve(self, pipe, gradients):
-        """A worker's life: it ends, without a word, when the other end of its pipe closes."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process: it finishes the step
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        try:
+        with suppress(EOFError, OSError):
             while True:
-                loss, found = self.step_fn(self.params, pipe.recv())
-                tree.map(np.copyto, gradients, found)
-                pipe.send(float(loss))
-        except (EOFError, OSError):
-            os._exit(0)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
+                theirs.send(self._share(theirs.recv(), gradients))
+
+    def _share(self, batch, gradients):
+        """The loss of a share, whose gradients are put in place; or what went wrong, in words."""
+        try:
+            loss, found = self.step_fn(self.params, batch)
+            tree.map(np.copyto, gradients, found)
+            return float(loss)
+        except Exception as problem:
+            return f"{type(problem).__name__}: {problem}"
 
     def __call__(self, params, batch):
         size = len(tree.leaves(batch)[0])
@@ -74,13 +79,13 @@ class Workers:
         ends = [size * i // self.n for i in range(self.n + 1)]
         shares = [tree.map(lambda x, a=a, b=b: x[a:b], batch) for a, b in zip(ends, ends[1:], strict=False)]
         weights = [(b - a) / size for a, b in zip(ends, ends[1:], strict=False)]
-        try:
-            for pipe, share in zip(self.pipes, shares[1:], strict=True):
-                pipe.send(share)
-            loss, grads = self.step_fn(params, shares[0])
-            losses = [float(loss), *(pipe.recv() for pipe in self.pipes)]
-        except (EOFError, OSError):
-            raise ChildProcessError("a worker process died; the last checkpoint is whole: --resume") from None
+        for pipe, share in zip(self.pipes, shares[1:], strict=True):
+            _talk(pipe.send, share)
+        loss, grads = self.step_fn(params, shares[0])
+        losses = [float(loss), *(_talk(pipe.recv) for pipe in self.pipes)]
+        for problem in losses:
+            if isinstance(problem, str):
+                raise ChildProcessError(f"a worker process failed: {problem}")
 
         def average(*gradients):
             return sum(w * g for w, g in zip(weights, gradients, strict=True))
@@ -97,6 +102,13 @@ class Workers:
         for pid in self.children:
             os.waitpid(pid, 0)
         self.pipes, self.children = [], []
+
+
+def _talk(call, *message):
+    try:
+        return call(*message)
+    except (EOFError, OSError):
+        raise ChildProcessError("a worker process died; the last checkpoint is whole: --resume") from None
 
 
 def _shared_like(params):

@@ -14,7 +14,7 @@ def Schedule(choose, got):
     T = choose.integer(1, 40)
     kind = choose.one_of(["betas", "linear", "cosine", "quadratic", "constant"])
     if kind == "betas":
-        return schedules.Schedule([choose.real(1e-4, 0.95) for _ in range(T)])
+        return schedules.Schedule([10 ** choose.real(-4.0, -0.02) for _ in range(T)])
     return schedules.named(kind, T + 24)
 
 
@@ -94,9 +94,10 @@ def Times(choose, got):
 
 
 def Mixture(choose, got):
-    """weights (3,), means (3, 1), variances (3,) of one-dimensional data."""
+    """weights (3,), means (3, 1), at least 1/2 apart, variances (3,) of one-dimensional data: never a single Gaussian."""
     weights = choose.array((3,), 0.2, 1.0)
-    return weights / weights.sum(), choose.array((3, 1), -2.0, 2.0), choose.array((3,), 0.05, 1.0)
+    means = choose.array((3, 1), -0.5, 0.5) + [[-1.5], [0.0], [1.5]]
+    return weights / weights.sum(), means, choose.array((3,), 0.05, 1.0)
 
 
 def Images(choose, got):

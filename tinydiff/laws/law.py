@@ -19,7 +19,6 @@ import dataclasses
 import inspect
 import zlib
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -72,7 +71,7 @@ class Law:
         return -np.polyfit(np.log(sizes), np.log(errors), 1)[0]
 
 
-def law(equation, of, kind="==", tol=1e-10, exact=False):
+def law(equation, of, kind="==", tol=1e-12, exact=False):
     """Register the decorated function as a law of the functions `of`."""
 
     def register(sides):
@@ -92,17 +91,19 @@ def compare(kind, left, right, scale=None):
             raise LawBroken(f"the sides have different shapes: {left} and {right}")
         scales = scale if isinstance(scale, tuple) else (scale,) * len(left)
         return max(compare(kind, *sides) for sides in zip(left, right, scales, strict=True))
-    if isinstance(left, Fraction) or isinstance(right, Fraction):
-        return _worst(kind, left - right, 1 if scale is None else scale)
     left, right = np.asarray(left), np.asarray(right)
     if left.shape != right.shape or not left.size:
         raise LawBroken(f"the sides have shapes {left.shape} and {right.shape}")
-    if left.dtype != object and not (np.isfinite(left).all() and np.isfinite(right).all()):
+    if not (_finite(left) and _finite(right)):
         raise LawBroken(f"a side is not finite: {left} and {right}")
-    if scale is None:
-        scale = np.maximum(abs(left), abs(right))
-    gaps, scales = np.broadcast_arrays(left - right, scale)
+    gaps, scales = np.broadcast_arrays(left - right, np.maximum(abs(left), abs(right)) if scale is None else scale)
+    if not _finite(scales) or (scales < 0).any():
+        raise LawBroken(f"a scale is a size, not {scale}")
     return max(_worst(kind, gap, s) for gap, s in zip(gaps.flat, scales.flat, strict=True))
+
+
+def _finite(numbers):
+    return np.isfinite(numbers.astype(float)).all()
 
 
 def _worst(kind, gap, scale):

@@ -10,12 +10,12 @@ import numpy as np
 from .. import forward, gaussian, oracle, sampler
 from .. import schedule as schedules
 from .domains import Earlier, Number, Points, SampledAs, Schedule, ShortSchedule, Skips, Time, Times, Unit, Variance
-from .law import law
+from .law import LawBroken, law
 
 # Single steps
 
 
-@law("DDIM (12) and lemma 1", of=[sampler.ddim_step, sampler.ddim_sigma], tol=1e-9)
+@law("DDIM (12) and lemma 1", of=[sampler.ddim_step, sampler.ddim_sigma])
 def ddim_keeps_every_marginal(schedule: Schedule, t: Time, s: Earlier, eta: Unit, x0: Number):
     """For every η, x_t ~ q(x_t | x_0) goes to x_s ~ q(x_s | x_0): mean and variance, through the step itself."""
     ab_s, ab_t = schedule.pair(t, s)
@@ -30,14 +30,14 @@ def ddim_keeps_every_marginal(schedule: Schedule, t: Time, s: Earlier, eta: Unit
     return (mean, var), (math.sqrt(ab_s) * x0, 1 - ab_s), (size, size**2)
 
 
-@law("DDIM (16), η = 1", of=[sampler.ddim_step, sampler.ddpm_step, sampler.ddim_sigma, sampler.reverse_var], tol=1e-9)
+@law("DDIM (16), η = 1", of=[sampler.ddim_step, sampler.ddpm_step, sampler.ddim_sigma, sampler.reverse_var])
 def eta_one_is_the_posterior_sampler(schedule: Schedule, t: Time, s: Earlier, x_t: Points, eps: Points, noise: Points):
     """DDIM with η = 1 is DDPM with variance β̃, for any s < t."""
     ddim = sampler.ddim_step(schedule, x_t, t, s, eps, 1.0, noise)
     return ddim, sampler.ddpm_step(schedule, x_t, t, s, eps, 0.0, noise), 20 / schedule.signal_scale[t]
 
 
-@law("DDIM (13)-(14)", of=[sampler.ddim_step, sampler.ddim_invert_step], tol=1e-9)
+@law("DDIM (13)-(14)", of=[sampler.ddim_step, sampler.ddim_invert_step])
 def eta_zero_is_eulers_step(schedule: Schedule, t: Time, s: Earlier, x: Points, eps: Points):
     """With x̄ = x/√ᾱ and σ̄ = √(1/ᾱ - 1), both directions are Euler's step of dx̄ = ε̂ dσ̄."""
     ab_s, ab_t = schedule.pair(t, s)
@@ -48,7 +48,7 @@ def eta_zero_is_eulers_step(schedule: Schedule, t: Time, s: Earlier, x: Points, 
     return (down, up), (x / math.sqrt(ab_t) + rise * eps, x / math.sqrt(ab_s) - rise * eps), (size, size)
 
 
-@law("DDPM (11)", of=[sampler.ddpm_step, sampler.reverse_var], tol=1e-9)
+@law("DDPM (11)", of=[sampler.ddpm_step, sampler.reverse_var])
 def ddpm_mean_as_published(schedule: Schedule, t: Times, x_t: Points, eps: Points, noise: Points):
     """One step back is (x_t - β/√(1-ᾱ) ε̂)/√α + √β z with v = 1."""
     beta, ab = schedule.beta[t][:, None], schedule.alpha_bar[t][:, None]
@@ -57,7 +57,7 @@ def ddpm_mean_as_published(schedule: Schedule, t: Times, x_t: Points, eps: Point
     return got, by_paper, 10 / np.sqrt(ab * (1 - ab))
 
 
-@law("Improved DDPM (15)", of=[sampler.reverse_var], tol=1e-9)
+@law("Improved DDPM (15)", of=[sampler.reverse_var])
 def variances_interpolate_in_logarithms(schedule: Schedule, t: Time, s: Earlier, v: Unit):
     """v and 1-v multiply to β β̃; the ends are β and β̃."""
     pair = schedule.pair(t, s)
@@ -74,15 +74,39 @@ def variances_lie_between_the_bounds(schedule: Schedule, t: Time, s: Earlier, v:
     return (forward.posterior_var(*pair), between), (between, forward.step_var(*pair)), (1.0, 1.0)
 
 
+@law(
+    "IEEE 754",
+    of=[forward.q_sample, forward.q_step, sampler.ddpm_step, sampler.ddim_step, oracle.mixture, oracle.gaussian_data],
+    tol=1e-5,
+)
+def single_precision_stays_single(schedule: ShortSchedule, t: Times, x: Points, eps: Points):
+    """Float32 data stay float32 through every step, and the answer is float64's."""
+
+    def answers(x, eps):
+        yield forward.q_sample(schedule, x, t, eps)
+        yield forward.q_step(schedule, x, t, eps)
+        yield sampler.ddpm_step(schedule, x, t, t - 1, eps, 0.5, eps)
+        yield sampler.ddim_step(schedule, x, t, t - 1, eps, 0.5, eps)
+        yield oracle.gaussian_data(schedule, 0.5, 0.2)(x, t)
+        yield oracle.finite(schedule, [[0, 1], [1, 0]])(x, t)
+
+    single, double = tuple(answers(np.float32(x), np.float32(eps))), tuple(answers(x, eps))
+    if any(answer.dtype != np.float32 for answer in single):
+        raise LawBroken(f"float32 became {[str(answer.dtype) for answer in single]}")
+    scale = 10 / schedule.signal_scale[-1] / (1 - schedule.alpha_bar[1])
+    return single, double, (scale,) * len(single)
+
+
 # Fewer steps
 
 
-@law("DDIM appendix C.1", of=[sampler.ddpm_step, sampler.ddim_step, forward.q_posterior], tol=1e-8)
+@law("DDIM appendix C.1", of=[sampler.ddpm_step, sampler.ddim_step, forward.q_posterior])
 def a_shorter_chain_is_a_schedule(schedule: Schedule, t: Time, s: Earlier, eta: Unit, x: Points, eps: Points, z: Points):
     """A step from t to s is a one-step-back of the schedule whose ᾱ are (1, ᾱ_s, ᾱ_t)."""
     ab_s, ab_t = schedule.pair(t, s)
-    short = schedules.Schedule([1 - ab_s, 1 - ab_t / ab_s] if s else [1 - ab_t])
-    T = short.T
+    T = 2 if s else 1
+    short = schedules.Schedule([0.5] * T)
+    short.alpha_bar[1:] = (ab_s, ab_t)[-T:]  # not by way of its betas: 1 - ᾱ_t/ᾱ_s may round to 1
     left = (sampler.ddpm_step(schedule, x, t, s, eps, eta, z), sampler.ddim_step(schedule, x, t, s, eps, eta, z))
     right = (sampler.ddpm_step(short, x, T, T - 1, eps, eta, z), sampler.ddim_step(short, x, T, T - 1, eps, eta, z))
     size = 20 / math.sqrt(ab_t)
@@ -127,7 +151,7 @@ def chain_moments(sample, eps_fn, draws):
     return x0[0].item(), (responses**2).sum().item()
 
 
-@law("DDPM section 3.2", of=[sampler.sample_ddpm, sampler.ddpm_step], tol=1e-9)
+@law("DDPM section 3.2", of=[sampler.sample_ddpm, sampler.ddpm_step], tol=1e-11)
 def beta_is_right_for_white_noise(schedule: Schedule):
     """If the data are N(0, I), the chain with σ² = β returns N(0, I) exactly, its last noise drawn."""
 
@@ -137,7 +161,7 @@ def beta_is_right_for_white_noise(schedule: Schedule):
     return chain_moments(sample, oracle.gaussian_data(schedule, 0.0, 1.0), schedule.T), (0.0, 1.0), (1.0, 1.0)
 
 
-@law("DDPM section 3.2", of=[sampler.sample_ddpm, sampler.sample_ddim], tol=1e-7)
+@law("DDPM section 3.2", of=[sampler.sample_ddpm, sampler.sample_ddim])
 def beta_tilde_is_right_for_a_point(schedule: ShortSchedule, x0: Number):
     """If the data are one point, the chains with σ² = β̃ (and DDIM) return it exactly, from any x_T."""
 
@@ -153,7 +177,7 @@ def beta_tilde_is_right_for_a_point(schedule: ShortSchedule, x0: Number):
     return tuple(moments), ((x0, 0.0), (x0, 0.0)), ((scale, scale),) * 2
 
 
-@law("DDPM Algorithm 2", of=[sampler.sample_ddpm], tol=1e-9)
+@law("DDPM Algorithm 2", of=[sampler.sample_ddpm])
 def no_noise_on_the_last_step(schedule: ShortSchedule, mu: Number, var: Variance):
     """Without `final_noise`, Var x_0 is smaller by just the last step's σ² = β_1."""
 
@@ -192,6 +216,17 @@ def samplers_approach_the_data(sampled: SampledAs, n=1600):
         return take(schedule, x_t, t, s, eps_hat, value, noise)
 
     return propagate(schedule, step, mu, var)[1], var
+
+
+@law("DDIM (14), for one point", of=[sampler.invert_ddim])
+def inversion_of_a_point_keeps_its_noise(schedule: ShortSchedule, x0: Number, x: Number):
+    """If the data are one point, each guess is made where x is: x_1's noise is the noise of every x_t after it."""
+    eps_fn, start = oracle.finite(schedule, [[x0]]), np.full((1, 1), x)
+    visited = np.concatenate(list(sampler.invert_ddim(eps_fn, schedule, start)))
+    x_1 = sampler.ddim_invert_step(schedule, start, 0, 1, eps_fn(start, 1))
+    eps = forward.eps_from_x0(schedule, x_1, 1, x0)
+    expected = forward.q_sample(schedule, np.full_like(visited, x0), np.arange(1, schedule.T + 1), eps)
+    return visited, expected, 12 / schedule.noise_scale[1]
 
 
 @law("DDIM section 5.4", of=[sampler.invert_ddim, sampler.sample_ddim, sampler.ddim_invert_step], kind=1, tol=0.15)

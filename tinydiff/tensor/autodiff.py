@@ -13,7 +13,9 @@ from autograd.tracer import getval, isbox, new_box, trace_stack
 
 from . import tree as trees
 
-__all__ = ["Tensor", "defvjp", "defvjp_argnums", "grad", "primitive", "register", "value", "value_and_grad", "xp_of"]
+__all__ = [
+    "Tensor", "defvjp", "defvjp_argnums", "grad", "isbox", "primitive", "register", "value", "value_and_grad", "xp_of",
+]  # fmt: skip
 
 
 class Tensor(ArrayBox):

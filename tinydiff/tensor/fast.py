@@ -2,19 +2,39 @@
 
 Both work through the batch a few images at a time, so that what they write is still in the cache when they read it
 again; and both treat a row of pixels as one long vector, because NumPy's inner loop should not be one pixel short.
+The 3 x 3 convolution of stride 1, which is most of a U-Net, has a room of its own: winograd.py.
 
 Law: equal to conv.plain_* and ops.plain_group_norm (laws/tensor.py).
 """
+import contextlib
+import ctypes
+
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from . import winograd
 from .autodiff import defvjp_argnums, primitive
 
 CHUNK = 60_000  # numbers of a slice of the batch; 250 kB of float32 and its temporaries stay in a core's cache
 
 
-def _slices(x):
-    step = max(1, CHUNK // (x.size // len(x)))
+def keep_memory():
+    """Ask the C library to keep freed memory for the next step rather than give it back: a tenth of a step's time.
+
+    A step frees and takes the same arrays each time; given back, every page of them has to be cleared again. Linux
+    (glibc) only; elsewhere nothing happens.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, 1 << 30)
+        mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def _slices(x, channels=0):
+    """Slices of a batch of x (B, ..., C), or of an array alike with more channels."""
+    an_example = x.size // len(x) // x.shape[-1] * max(x.shape[-1], channels)
+    step = min(len(x), max(1, CHUNK // an_example))
     return [slice(i, i + step) for i in range(0, len(x), step)]
 
 
@@ -48,6 +68,8 @@ class _Columns:
 
 def conv2d(x, w, b=None, stride=1):
     k, _, c, o = w.shape
+    if _suits_winograd(w, stride):
+        return winograd.conv2d(x, w, b, _slices(x, o))
     out = np.empty((len(x), -(-x.shape[1] // stride), -(-x.shape[2] // stride), o), x.dtype)
     w = w.reshape(-1, o)
     if k == 1:
@@ -63,6 +85,18 @@ def conv2d(x, w, b=None, stride=1):
     return out
 
 
+def _suits_winograd(w, stride):
+    """With very few channels the mixing of rows costs more than it saves."""
+    return w.shape[0] == 3 and stride == 1 and min(w.shape[2:]) >= 4
+
+
+def conv2d_gradients(g, x, w, stride=1):
+    """(dx, dw) together: they share work where Winograd does it."""
+    if _suits_winograd(w, stride):
+        return winograd.gradients(g, x, w, _slices(x, w.shape[3]))
+    return conv2d_dx(g, w, x.shape, stride), conv2d_dw(x, g, w.shape[0], stride)
+
+
 def conv2d_dw(x, g, k, stride=1):
     c, o = x.shape[-1], g.shape[-1]
     if k == 1:
@@ -76,7 +110,7 @@ def conv2d_dw(x, g, k, stride=1):
 def conv2d_dx(g, w, shape, stride=1):
     k, _, c, o = w.shape
     if stride == 1:
-        return conv2d(g, w[::-1, ::-1].transpose(0, 1, 3, 2))
+        return conv2d(g, winograd.turn(w))
     p, (h, v) = k // 2, g.shape[1:3]
     dx, to_columns = np.empty(shape, g.dtype), w.reshape(-1, o).T
     for part in _slices(dx):
@@ -91,7 +125,8 @@ def conv2d_dx(g, w, shape, stride=1):
 
 # Group norm, with or without silu
 #
-# x̂ = (x - mean) rstd,  u = γ x̂ + β,  y = u σ(u).  With h = u/2, t = tanh h:  y = h (1 + t),  dy/du = [2 - (1-t)(1-y)] / 2.
+# x̂ = (x - mean) rstd,  u = γ x̂ + β,  y = u σ(u).  With h = u/2 and t = tanh h:
+# y = h (1 + t),  dy/du = [2 - (1-t)(1-y)] / 2.
 
 
 def _rows(coefficient, width):

@@ -1,0 +1,323 @@
+"""Famous mistakes of public diffusion code, planted one by one: each breaks the law that guards its line.
+
+Every entry was a real bug in a public codebase (its thread is named; lucidrains is
+lucidrains/denoising-diffusion-pytorch). `mistake` says where it goes; the function
+below it gets the right one and returns the wrong one, and its name says what was wrong.
+"""
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from tinydiff import forward, laws, loss, sampler, schedule
+from tinydiff.forward import coef
+from tinydiff.nn import embed
+from tinydiff.schedule import Schedule
+
+
+class Mistake(NamedTuple):
+    number: int
+    thread: str
+    where: object  # a module or class, or a dict
+    name: str
+    law: str
+    given: dict  # inputs of the law that are taken, not drawn
+    wrong: object
+
+
+MISTAKES = []
+
+
+def mistake(number, thread, where, name, law, **given):
+    def register(wrong):
+        MISTAKES.append(Mistake(number, thread, where, name, law, given, wrong))
+        return wrong
+
+    return register
+
+
+def problem(of):
+    """What the law says, None where it holds."""
+    [(_, _, _, said)] = laws.run([of.law], **of.given)
+    return said
+
+
+# Schedules and indexing
+
+
+@mistake(1, "lucidrains#19", schedule.SCHEDULES, "cosine", "cosine_betas_give_back_the_cosine")
+def cosine_on_a_grid_one_point_short(right):
+    def cosine(T, s=0.008):
+        steps = T + 1
+        f = np.cos((np.linspace(0, steps, steps) / steps + s) / (1 + s) * np.pi / 2) ** 2
+        return Schedule(np.clip(1 - f[1:] / f[:-1], 0, 0.999), "cosine", lambda n, fraction: 1.0)
+
+    return cosine
+
+
+@mistake(3, "diffusers PR#12341", schedule.SCHEDULES, "linear", "total_noise_does_not_depend_on_T", family="linear")
+def betas_meant_for_a_thousand_steps(right):
+    return lambda T: Schedule(np.linspace(1e-4, 0.02, T), "linear")
+
+
+@mistake(4, "minDiffusion", loss, "draw_times", "every_time_is_as_likely", T=5)
+def the_last_time_is_never_trained(right):
+    return lambda rng, batch, T: right(rng, batch, T - 1)
+
+
+@mistake(4, "minDiffusion", sampler, "timesteps", "visited_times_are_even")
+def the_sampler_stops_at_one(right):
+    return lambda T, steps=None: right(T, steps)[:-1]
+
+
+@mistake(5, "diffusers PR#2076", sampler, "ddim_step", "ddim_keeps_every_marginal")
+def a_skipping_step_lands_one_below(right):
+    return lambda schedule, x_t, t, s, *rest: right(schedule, x_t, t, t - 1, *rest)
+
+
+@mistake(5, "diffusers PR#3006", sampler, "ddpm_step", "eta_one_is_the_posterior_sampler")
+def a_skipping_step_adds_the_noise_of_one(right):
+    def ddpm_step(schedule, x_t, t, s, eps_hat, v=1.0, noise=None):
+        var = sampler.reverse_var(*schedule.pair(t), v)
+        return right(schedule, x_t, t, s, eps_hat) + coef(np.sqrt(var), x_t) * noise
+
+    return ddpm_step
+
+
+@mistake(5, "diffusers#9261, #11347", sampler, "timesteps", "visited_times_are_even")
+def the_previous_time_is_a_fixed_stride_below(right):
+    return lambda T, steps: [*range(T, 0, -(T // steps)), 0]
+
+
+@mistake(6, "latent-diffusion#136", Schedule, "pair", "posterior_is_bayes_over_the_whole_chain")
+def alpha_bar_before_the_first_step_is_the_first(right):
+    def pair(self, t, s=None):
+        ab_s, ab_t = right(self, t, s)
+        return np.where(ab_s == 1, self.alpha_bar[1], ab_s), ab_t
+
+    return pair
+
+
+@mistake(6, "latent-diffusion#136", Schedule, "at", "steps_compose_to_the_jump")
+def the_table_starts_at_one_and_is_read_from_zero(right):
+    return lambda self, t, lowest=1: right(self, np.maximum(np.asarray(t) - 1, 0), 0)
+
+
+@mistake(7, "diffusers PR#3005, #9004", Schedule, "__init__", "tables_lose_nothing")
+def alpha_bar_in_half_precision(right):
+    def init(self, *args, **named):
+        right(self, *args, **named)
+        self.alpha_bar = np.cumprod(self.alpha.astype(np.float16)).astype(float)
+
+    return init
+
+
+@mistake(7, "diffusers PR#3005, #9004", Schedule, "__init__", "tables_lose_nothing")
+def alpha_bar_in_single_precision(right):
+    def init(self, *args, **named):
+        right(self, *args, **named)
+        self.alpha_bar = np.cumprod(self.alpha.astype(np.float32)).astype(float)
+
+    return init
+
+
+@mistake(7, "diffusers PR#3005, #9004", forward, "coef", "one_rounding_at_the_door")
+def numbers_rounded_to_half_on_their_way(right):
+    return lambda numbers, like: right(np.asarray(numbers, np.float16), like)
+
+
+# Posterior, variance, losses
+
+
+@mistake(10, "lucidrains#135; tiny-diffusion", sampler, "ddpm_step", "ddpm_mean_as_published")
+def the_variance_is_taken_for_the_std(right):
+    def ddpm_step(schedule, x_t, t, s, eps_hat, v=1.0, noise=None):
+        var = sampler.reverse_var(*schedule.pair(t, s), v)
+        return right(schedule, x_t, t, s, eps_hat) + coef(var, x_t) * noise
+
+    return ddpm_step
+
+
+@mistake(11, "labml", sampler, "sample_ddpm", "no_noise_on_the_last_step")
+def noise_is_added_on_the_last_step(right):
+    return lambda *args, **named: right(*args, **{**named, "final_noise": True})
+
+
+@mistake(12, "guided-diffusion#69", sampler, "ddpm_step", "ddpm_mean_as_published")
+def the_first_beta_is_the_second_posterior_variance(right):
+    def ddpm_step(schedule, x_t, t, s, eps_hat, v=1.0, noise=None):
+        fixed_large = np.append(forward.posterior_var(*schedule.pair(min(2, schedule.T))), schedule.beta[2:])
+        return right(schedule, x_t, t, s, eps_hat) + coef(np.sqrt(fixed_large[t - 1]), x_t) * noise
+
+    return ddpm_step
+
+
+@mistake(12, "diffusers#14569", sampler, "reverse_var", "ddpm_mean_as_published")
+def the_root_of_a_logarithm(right):
+    return lambda ab_s, ab_t, v=1.0: np.log(forward.step_var(ab_s, ab_t))
+
+
+@mistake(13, "diffusers PR#2090", sampler, "reverse_var", "variances_interpolate_in_logarithms")
+def variances_interpolated_without_logarithms(right):
+    return lambda s, t, v=1.0: v * forward.step_var(s, t) + (1 - v) * forward.posterior_var(s, t)
+
+
+@mistake(14, "ddpm-torch#9", forward, "q_marginal", "a_jump_has_the_marginal")
+def the_variance_left_is_one_less_the_signal_scale(right):
+    def q_marginal(schedule, x0, t):
+        mean, _ = right(schedule, x0, t)
+        return mean, coef(1 - np.sqrt(schedule.at(t, lowest=0)), x0)
+
+    return q_marginal
+
+
+# DDIM
+
+
+@mistake(18, "lucidrains#81", sampler, "ddim_step", "ddim_keeps_every_marginal")
+def x0_is_read_with_the_earlier_alpha_bar(right):
+    def ddim_step(schedule, x_t, t, s, eps_hat, eta=0.0, noise=None):
+        ab_s, ab_t = schedule.pair(t, s)
+        sigma = sampler.ddim_sigma(ab_s, ab_t, eta)
+        x0_hat = (x_t - np.sqrt(1 - ab_s) * eps_hat) / np.sqrt(ab_s)
+        return np.sqrt(ab_s) * x0_hat + np.sqrt(1 - ab_s - sigma**2) * eps_hat + sigma * noise
+
+    return ddim_step
+
+
+@mistake(18, "lucidrains PR#83", sampler, "timesteps", "visited_times_are_even")
+def the_times_end_in_zero_and_zero(right):
+    return lambda T, steps=None: [*right(T, steps), 0]
+
+
+@mistake(19, "lucidrains PR#84", loss, "clip_x0", "clipping_keeps_one_guess")
+def eps_is_not_derived_again_after_the_clip(right):
+    return lambda eps_fn, schedule, bound=1.0: eps_fn
+
+
+@mistake(19, "diffusers PR#2094", loss, "eps_fn", "a_perfect_guess_is_the_noise", kind="x0")
+def a_guess_of_x0_is_used_as_eps(right):
+    return lambda predict, schedule, kind="eps", clip=False: right(predict, schedule, "eps", clip)
+
+
+@mistake(20, "CoursIA PR#16158", sampler, "ddim_step", "ddim_keeps_every_marginal")
+def a_negative_radicand_behind_a_clamp(right):
+    def ddim_step(schedule, x_t, t, s, eps_hat, eta=0.0, noise=None):
+        ab_s, ab_t = schedule.pair(t, s)
+        var = eta**2 * (1 - ab_t) / (1 - ab_s) * forward.step_var(ab_s, ab_t) if s else 0.0
+        x0_hat, direction = forward.x0_from_eps(schedule, x_t, t, eps_hat), np.sqrt(max(1 - ab_s - var, 0.0))
+        return np.sqrt(ab_s) * x0_hat + direction * eps_hat + np.sqrt(var) * noise
+
+    return ddim_step
+
+
+@mistake(21, "diffusers PR#5145", sampler, "ddim_invert_step", "eta_zero_is_eulers_step")
+def inversion_reads_x0_with_the_alpha_of_the_wrong_end(right):
+    def ddim_invert_step(schedule, x_s, s, t, eps_hat):
+        ab_s, ab_t = schedule.pair(t, s)
+        x0_hat = (x_s - np.sqrt(1 - ab_t) * eps_hat) / np.sqrt(ab_t)
+        return np.sqrt(ab_t) * x0_hat + np.sqrt(1 - ab_t) * eps_hat
+
+    return ddim_invert_step
+
+
+@mistake(21, "diffusers#10920", sampler, "invert_ddim", "inversion_of_a_point_keeps_its_noise")
+def inversion_asks_at_the_time_of_the_wrong_end(right):
+    def invert_ddim(eps_fn, schedule, x0, steps=None):
+        times = sampler.timesteps(schedule.T, steps)[::-1]
+        for s, t in zip(times, times[1:], strict=False):
+            x0 = sampler.ddim_invert_step(schedule, x0, s, t, eps_fn(x0, t))
+            yield x0
+
+    return invert_ddim
+
+
+# Score, networks
+
+
+@mistake(22, "torchebm#318", forward, "score_from_eps", "score_points_against_the_noise")
+def the_score_points_with_the_noise(right):
+    return lambda schedule, t, eps: -right(schedule, t, eps)
+
+
+@mistake(30, "diffusers#5654", loss, "weight", "weights_translate_between_targets")
+def min_snr_for_v_as_if_for_eps(right):
+    return lambda schedule, t, kind="eps", *rest: right(schedule, t, "eps" if kind == "v" else kind, *rest)
+
+
+@pytest.mark.parametrize("planted", MISTAKES, ids=lambda m: f"{m.number} {m.wrong.__name__} [{m.thread}]")
+def test_a_mistake_breaks_its_law(planted, monkeypatch):
+    assert problem(planted) is None
+    table = isinstance(planted.where, dict)
+    right = planted.where[planted.name] if table else getattr(planted.where, planted.name)
+    (monkeypatch.setitem if table else monkeypatch.setattr)(planted.where, planted.name, planted.wrong(right))
+    with np.errstate(all="ignore"):
+        assert problem(planted) is not None
+
+
+# What the door refuses
+
+
+DOORS = {
+    "2 alpha_bar_1 = 1, then 0/0 [MONAI PR#8427]": (lambda: Schedule([0.0, 0.1]), "beta_1 = 0; take"),
+    "3 betas that leave (0, 1) when scaled": (lambda: schedule.linear(20), "take more steps"),
+    "4 a sampler that does not start at T": (lambda: sampler.timesteps(30, [1, 29]), "end at 30"),
+    "5 a step that goes nowhere": (lambda: schedule.linear(30).pair(3, 3), "to a smaller s"),
+    "6 one beyond the table": (lambda: schedule.linear(30).at(31), "in 1..30, got 31"),
+    "6 t counted from 0": (lambda: schedule.linear(30).at(0), "t = 0 is the clean data"),
+    "6 a negative index, which wraps round": (lambda: schedule.linear(30).at(-1), "in 1..30, got -1"),
+    "6 a time that is no index": (lambda: schedule.linear(30).at(1.5), "alpha_bar_at takes real t"),
+    "8 no signal at T, infinite x_0 [diffusers#3851]": (lambda: Schedule([0.1, 1.0]), "less noise"),
+    "18 a time visited twice": (lambda: sampler.timesteps(30, [1, 30, 30]), "must rise"),
+}
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_the_door_refuses(name):
+    ask, remedy = DOORS[name]
+    with pytest.raises(ValueError) as refused:
+        ask()
+    assert remedy in str(refused.value)
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.1, float("nan")])
+def test_the_door_refuses_an_eta_that_could_make_the_radicand_negative(eta):
+    x = np.zeros((1, 1))
+    with pytest.raises(ValueError, match="eta must be in"):
+        sampler.ddim_step(schedule.linear(30), x, 2, 1, x, eta, x)
+
+
+# Two right answers that people mix up: ours, and the way to the other
+
+
+def test_2_the_clipped_cosine_leaves_a_signal_and_the_guess_can_be_clipped():
+    """1/√ᾱ_T is 20,000 at T = 1000, so a small error of ε̂ is a large one of x̂_0, unless clipped."""
+    cosine, x = schedule.cosine(1000), np.ones((1, 1))
+    assert cosine.beta[-1] == 0.999 and 1e4 < 1 / cosine.signal_scale[-1] < 1e5
+    eps_fn = loss.clip_x0(lambda x, t: 0.9 * x, cosine)
+    assert abs(forward.x0_from_eps(cosine, x, 1000, eps_fn(x, 1000)).item()) <= 1 + 1e-9
+
+
+def test_9_the_continuous_process_is_close_to_the_discrete_one_not_equal():
+    """∫ β(u) du from 0.1 to 20 is 10.05: exp(-10.05) is 7 % above ᾱ_1000 of the linear schedule."""
+    assert math.exp(-(0.1 + 20) / 2) / schedule.linear(1000).alpha_bar[-1] == pytest.approx(1.07, abs=0.002)
+
+
+@pytest.mark.parametrize("dim", [2, 4, 64])
+def test_29_sines_first_then_cosines_at_half_dim_frequencies(dim):
+    """ω_i = 10000^(-i/(dim/2)) [hojonathanho#15, diffusers#3981]; finite at dim = 2 [PyHealth PR#1216]."""
+    t, half = np.array([0.0, 1.0, 999.0]), dim // 2
+    ours = embed.sinusoidal(t, dim, np.zeros((3, 1)))
+    omega = [10_000 ** (-i / half) for i in range(half)]
+    assert ours.shape == (3, dim)
+    np.testing.assert_allclose(ours[:, :half], np.sin(np.outer(t, omega)), atol=1e-12)
+    np.testing.assert_allclose(ours[:, half:], np.cos(np.outer(t, omega)), atol=1e-12)
+
+
+def test_29_the_frequencies_of_the_other_convention():
+    """With half_dim - 1 they reach 1/10,000 itself: those of ours with 10,000 raised to half/(half - 1)."""
+    half, t = 8, np.array([7.0])
+    theirs = np.exp(-math.log(10_000) * np.arange(half) / (half - 1))
+    ours = np.arctan2(*np.split(embed.sinusoidal(t / 7, 2 * half, np.zeros((1, 1)))[0], 2))
+    np.testing.assert_allclose(ours ** (half / (half - 1)), theirs, rtol=1e-12)

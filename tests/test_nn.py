@@ -1,0 +1,238 @@
+"""The networks: shapes and sizes, the time, gradients, every array library, and parity with the same network in PyTorch."""
+import math
+
+import numpy as np
+import pytest
+
+from tinydiff.nn import embed, layers, mlp, unet
+from tinydiff.tensor import autodiff, ops, tree
+
+TINY = {"widths": (8, 16), "groups": 4, "embed": 16}
+
+
+def noisy(params, seed=1, dtype=None):
+    """The parameters with noise added: layers that start at zero would hide what stands before them."""
+    rng = np.random.default_rng(seed)
+    return tree.map(lambda p: (p + 0.1 * rng.standard_normal(p.shape)).astype(dtype or p.dtype), params)
+
+
+def a_unet(seed=0, dtype=None, **fields):
+    config = unet.Config(**{**TINY, **fields})
+    return config, noisy(unet.init(np.random.default_rng(seed), config), dtype=dtype)
+
+
+def images(config, n=3, seed=2, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, config.size, config.size, config.channels)).astype(dtype)
+
+
+# The time
+
+
+def test_sines_first_then_cosines_over_half_dim():
+    t = np.array([1, 7])
+    table = embed.sinusoidal(t, 6, np.zeros((2, 1)))
+    frequencies = [10_000 ** (-i / 3) for i in range(3)]
+    for row, time in zip(table, t, strict=True):
+        wanted = [math.sin(w * time) for w in frequencies] + [math.cos(w * time) for w in frequencies]
+        assert np.allclose(row, wanted, rtol=1e-14, atol=1e-15)
+
+
+def test_dim_two_is_well_defined():
+    """Dividing by dim/2 - 1 would divide by zero here."""
+    assert np.isfinite(embed.sinusoidal(5, 2, np.zeros((3, 1)))).all()
+
+
+def test_real_times_lie_between_whole_ones():
+    like = np.zeros((3, 1))
+    a, b, c = embed.sinusoidal(np.array([3.0, 3.001, 4.0]), 8, like)
+    assert 0 < np.abs(b - a).max() < 0.01 * np.abs(c - a).max() * 2
+
+
+@pytest.mark.parametrize("module", [mlp, unet])
+def test_time_reaches_the_output(module):
+    config = mlp.Config(width=8, depth=2, embed=8) if module is mlp else unet.Config(size=8, **TINY)
+    params = noisy(module.init(np.random.default_rng(0), config))
+    x = np.ones((2, 2), np.float32) if module is mlp else images(config, 2)
+    early, late = module.apply(params, x, 1, config), module.apply(params, x, 500, config)
+    assert np.abs(early - late).max() > 1e-3
+    both = module.apply(params, x, np.array([1, 500]), config)
+    assert np.allclose(both[0], early[0], atol=1e-5) and np.allclose(both[1], late[1], atol=1e-5)
+
+
+# Shapes
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"size": 28, "widths": (8, 8, 8)},
+        {"size": 28, "patch": 2},
+        {"size": 30, "widths": (8, 8, 16)},
+        {"size": 2, "widths": (8,)},
+        {"size": 6, "widths": (8, 8, 8, 8)},
+        {"size": 12, "channels": 3, "blocks": 2, "attention": (12, 6)},
+    ],
+    ids=str,
+)
+def test_any_even_size(fields):
+    config, params = a_unet(**fields)
+    x = images(config)
+    y = unet.apply(params, x, np.array([1, 10, 100]), config)
+    assert y.shape == x.shape and y.dtype == np.float32 and np.isfinite(y).all()
+
+
+@pytest.mark.parametrize("fields", [{"size": 27}, {"size": 0}, {"size": 10, "patch": 4}, {"widths": (9, 16)}], ids=str)
+def test_bad_configs_are_refused_in_one_line(fields):
+    with pytest.raises(ValueError) as refusal:
+        unet.Config(**{**TINY, **fields})
+    assert "\n" not in str(refusal.value) and "got" in str(refusal.value)
+
+
+def test_networks_start_at_zero():
+    """The last convolution is zero, so the first guess is, whatever the image."""
+    config = unet.Config(size=8, **TINY)
+    params = unet.init(np.random.default_rng(0), config)
+    assert not unet.apply(params, images(config), 5, config).any()
+    assert not mlp.apply(mlp.init(np.random.default_rng(0), mlp.Config()), np.ones((4, 2), np.float32), 5).any()
+
+
+def test_attention_stands_where_it_was_asked_for():
+    config = unet.Config(size=16, widths=(8, 8), attention=(8,), groups=4, embed=16)
+    params = unet.init(np.random.default_rng(0), config)
+    assert "attention" not in params["down"][0]["stages"][0] and "attention" in params["down"][1]["stages"][0]
+    assert "attention" in params["middle"]["first"] and "attention" not in params["up"][1]["stages"][0]
+
+
+# Derivatives
+
+
+@pytest.mark.parametrize("fields", [{"size": 6, "attention": (3,)}, {"size": 8, "patch": 2}], ids=str)
+def test_unet_gradient_by_differences(fields):
+    """Along a random direction in all parameters at once, in float64; step 1e-6, so the error is about 1e-9."""
+    config, params = a_unet(dtype=np.float64, **fields)
+    x, rng = images(config, 2, dtype=np.float64), np.random.default_rng(4)
+    c = rng.standard_normal(x.shape)
+
+    def loss(params):
+        return ops.sum(unet.apply(params, x, np.array([3, 300]), config) * c)
+
+    direction = tree.map(lambda p: rng.standard_normal(p.shape), params)
+    _, grads = autodiff.value_and_grad(loss)(params)
+    slope = sum(float((g * d).sum()) for g, d in zip(tree.leaves(grads), tree.leaves(direction), strict=True))
+    step = 1e-6
+
+    def at(s):
+        return float(loss(tree.map(lambda p, d: p + s * d, params, direction)))
+
+    assert slope == pytest.approx((at(step) - at(-step)) / (2 * step), rel=1e-6)
+
+
+def test_mlp_differentiates_twice():
+    """The divergence of an MLP's output, differentiated by its parameters: what score matching asks for."""
+    config = mlp.Config(width=6, depth=2, embed=4)
+    params = noisy(mlp.init(np.random.default_rng(0), config), dtype=np.float64)
+    x = np.random.default_rng(1).standard_normal((3, 2))
+
+    def divergence(params):
+        total = 0.0
+        for i in range(2):
+            e = np.eye(2)[i]
+            slopes = autodiff.grad(lambda x, e=e: ops.sum(mlp.apply(params, x, 7) * e))(x)
+            total = total + ops.sum(slopes * e)
+        return total
+
+    rng, step = np.random.default_rng(2), 1e-5
+    direction = tree.map(lambda p: rng.standard_normal(p.shape), params)
+    _, grads = autodiff.value_and_grad(divergence)(params)
+    slope = sum(float((g * d).sum()) for g, d in zip(tree.leaves(grads), tree.leaves(direction), strict=True))
+    up, down = (float(divergence(tree.map(lambda p, d, s=s: p + s * d, params, direction))) for s in (step, -step))
+    assert slope == pytest.approx((up - down) / (2 * step), rel=1e-6)
+
+
+# Array libraries
+
+
+def test_unet_on_every_backend(backend):
+    config, params = a_unet(size=6, attention=(3,))
+    x, t = images(config), np.array([1, 20, 300])
+
+    def step(params, x):
+        y = unet.apply(params, x, t, config)
+        return ops.mean(y * y)
+
+    wanted, wanted_grads = autodiff.value_and_grad(step)(params, x)
+    value, grads = autodiff.value_and_grad(step)(tree.map(backend.put, params), backend.put(x))
+    assert float(value) == pytest.approx(float(wanted), rel=1e-5)
+    for (name, g), w in zip(tree.flatten(grads).items(), tree.leaves(wanted_grads), strict=True):
+        assert g.dtype == np.float32 and np.allclose(backend.get(g), w, rtol=1e-3, atol=1e-6), name
+
+
+# PyTorch
+
+
+def test_unet_is_the_same_network_in_pytorch():
+    """Same weights, same images: outputs to 1e-5, every gradient to 1e-4 of its largest entry, in float32."""
+    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install tinydiff[bench]")
+    F = torch.nn.functional
+    config, params = a_unet(size=14, widths=(8, 16, 16))
+    x, t = images(config, 4), np.array([1, 30, 400, 999])
+    leaves = {name: torch.tensor(p, requires_grad=True) for name, p in tree.flatten(params).items()}
+    p, groups = tree.unflatten(leaves), config.groups
+
+    def conv(p, x, stride=1):
+        w = p["w"].permute(3, 2, 0, 1)
+        return F.conv2d(x, w, p["b"], stride=stride, padding=w.shape[-1] // 2)
+
+    def norm(p, x):
+        return F.group_norm(x, groups, p["gamma"], p["beta"])
+
+    def linear(p, x):
+        return x @ p["w"] + p["b"]
+
+    def stage(p, x, e):
+        q = p["block"]
+        h = conv(q["conv1"], F.silu(norm(q["norm1"], x))) + linear(q["time"], e)[:, :, None, None]
+        h = conv(q["conv2"], F.silu(norm(q["norm2"], h)))
+        h = h + (conv(q["shortcut"], x) if "shortcut" in q else x)
+        if "attention" not in p:
+            return h
+        b, c, height, width = h.shape
+        tokens = norm(p["attention"]["norm"], h).flatten(2).transpose(1, 2)
+        q, k, v = linear(p["attention"]["qkv"], tokens).split(c, -1)
+        out = linear(p["attention"]["out"], F.scaled_dot_product_attention(q, k, v))
+        return h + out.transpose(1, 2).reshape(b, c, height, width)
+
+    sines = torch.tensor(embed.sinusoidal(t, config.widths[0], x))
+    e = F.silu(linear(p["time"]["out"], F.silu(linear(p["time"]["in"], sines))))
+    h = conv(p["in"], torch.tensor(x).permute(0, 3, 1, 2))
+    skips = [h]
+    for level in p["down"]:
+        for q in level["stages"]:
+            h = stage(q, h, e)
+            skips.append(h)
+        if "halve" in level:
+            h = conv(level["halve"], h, stride=2)
+            skips.append(h)
+    h = stage(p["middle"]["second"], stage(p["middle"]["first"], h, e), e)
+    for level in p["up"]:
+        for q in level["stages"]:
+            h = stage(q, torch.cat([h, skips.pop()], 1), e)
+        if "double" in level:
+            height, width = skips[-1].shape[2:]
+            h = conv(level["double"], F.interpolate(h, scale_factor=2)[:, :, :height, :width])
+    theirs = conv(p["out"]["conv"], F.silu(norm(p["out"]["norm"], h))).permute(0, 2, 3, 1)
+    (theirs**2).mean().backward()
+
+    value, grads = autodiff.value_and_grad(lambda p: ops.mean(unet.apply(p, x, t, config) ** 2))(params)
+    ours, wanted = unet.apply(params, x, t, config), theirs.detach().numpy()
+    assert np.abs(ours - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    for name, g in tree.flatten(grads).items():
+        wanted = leaves[name].grad.numpy()
+        assert np.abs(g - wanted).max() <= 1e-4 * np.abs(wanted).max() + 1e-9, name
+
+
+def test_layers_start_as_pytorchs_do():
+    """Uniform in ±1/√n: the largest of 10⁵ weights is within 1e-3 of the bound (missed once in e^100)."""
+    w = layers.linear_init(np.random.default_rng(0), 100, 1000)["w"]
+    assert w.dtype == np.float32 and 0.0999 < np.abs(w).max() <= 0.1
