@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from tinydiff import forward, laws, loss, sampler, schedule
+from tinydiff import forward, laws, loss, oracle, sampler, schedule
 from tinydiff.forward import coef
 from tinydiff.nn import embed
 from tinydiff.schedule import Schedule
@@ -269,6 +269,22 @@ DOORS = {
     "6 a negative index, which wraps round": (lambda: schedule.linear(30).at(-1), "in 1..30, got -1"),
     "6 a time that is no index": (lambda: schedule.linear(30).at(1.5), "alpha_bar_at takes real t"),
     "8 no signal at T, infinite x_0 [diffusers#3851]": (lambda: Schedule([0.1, 1.0]), "less noise"),
+    "no steps": (lambda: schedule.linear(0), "T must be a whole number"),
+    "a fraction of a step": (lambda: schedule.cosine(2.5), "T must be a whole number"),
+    "True steps": (lambda: schedule.constant(True), "T must be a whole number"),
+    "no betas": (lambda: Schedule([]), "at least one beta"),
+    "a table of betas": (lambda: Schedule([[0.1]]), "got shape (1, 1)"),
+    "a time beyond the closed form": (lambda: schedule.cosine(30).alpha_bar_at(30.5), "in [0, 30]"),
+    "a real time where there is no closed form": (lambda: schedule.quadratic(30).alpha_bar_at(1.5), "is a table"),
+    "an unknown schedule": (lambda: schedule.named("sigmoid", 30), "one of linear, cosine"),
+    "an unknown target": (lambda: loss.eps_fn(None, None, "score"), "one of eps, x0, v"),
+    "an unknown weighting": (lambda: loss.weight(schedule.linear(30), 1, "v", "snr"), "simple or min_snr"),
+    "a point's denoiser at t = 0": (lambda: oracle.finite(schedule.linear(30), [[1]])(np.ones((1, 1)), 0), "in 1..30"),
+    "weights that do not sum to 1": (lambda: oracle.mixture(None, [0.5, 0.4], [[0], [1]], [1, 1]), "sum to 1"),
+    "a weight of 0": (lambda: oracle.mixture(None, [1, 0], [[0], [1]], [1, 1]), "positive weights"),
+    "a variance below 0": (lambda: oracle.mixture(None, [1], [[0]], [-1]), "variances >= 0"),
+    "a variance for each coordinate": (lambda: oracle.mixture(None, [1], [[0, 0]], [1, 1]), "variances (K,)"),
+    "DDIM with noise and no generator": (lambda: [*sampler.sample_ddim(None, None, None, eta=1)], "give an rng"),
     "18 a time visited twice": (lambda: sampler.timesteps(30, [1, 30, 30]), "must rise"),
 }
 

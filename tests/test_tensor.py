@@ -614,27 +614,26 @@ def test_group_norm_is_its_definition(f):
 @settings(max_examples=20)
 @given(
     batch=st.integers(1, 7),
-    height=st.integers(1, 9),
-    width=st.integers(1, 9),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     at_once=st.integers(1, 8),
     bias=st.booleans(),
     dtype=st.sampled_from([np.float32, np.float64]),
 )
-def test_fast_convolution_equals_the_plain_one(k, stride, channels, batch, height, width, at_once, bias, dtype):
+def test_fast_convolution_equals_the_plain_one(k, stride, channels, batch, size, at_once, bias, dtype):
     rng, tolerance = np.random.default_rng(0), 1e-5 if dtype is np.float32 else 1e-13
 
     def draw(*shape):
         return rng.standard_normal(shape).astype(dtype)
 
-    x, w, b = draw(batch, height, width, channels[0]), draw(k, k, *channels), draw(channels[1]) if bias else None
-    g = draw(batch, -(-height // stride), -(-width // stride), channels[1])
+    x, w, b = draw(batch, *size, channels[0]), draw(k, k, *channels), draw(channels[1]) if bias else None
+    g = draw(batch, *(-(-n // stride) for n in size), channels[1])
     plain = [
         conv.plain_conv2d(x, w, b, stride),
         conv.plain_conv2d_dx(g, w, x.shape, stride),
         conv.plain_conv2d_dw(x, g, k, stride),
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast, "CHUNK", at_once * height * width * max(channels))
+        patch.setattr(fast, "CHUNK", at_once * size[0] * size[1] * max(channels))
         y = fast.conv2d(x, w, b, stride)
         apart = [fast.conv2d_dx(g, w, x.shape, stride), fast.conv2d_dw(x, g, k, stride)]
         together = fast.conv2d_gradients(g, x, w, stride)

@@ -123,7 +123,7 @@ class Judge:
     accuracy: float
 
 
-def train_judge(x, labels, seed=0, steps=1200, batch=100, lr=5e-3):
+def train_judge(x, labels, seed=0, steps=1500, batch=100, lr=5e-3):
     """A judge, trained on four fifths of the images; its accuracy is that on the last fifth.
 
     Adam on the cross-entropy, the rate falling to zero. Images are moved at random by up to a fourteenth of
@@ -269,7 +269,7 @@ def judge_digits(judge, samples, real, held_out, seed=0):
     """Are the samples like digits, of every class, distributed as digits are, and new?
 
     For the Fréchet distance `held_out` is cut at random into two halves; the samples and one half are each
-    compared with the other half, n images on every side, n = min(len(samples), ⌊len(held_out)/2⌋). Even between
+    compared with the other half, n = min(len(samples), ⌊len(held_out)/2⌋) images on every side. Even for
     two draws of one law it is above 0, and falls as n grows (Chong & Forsyth 2020, arXiv:1911.07023).
 
     judge   : of `train_judge`.

@@ -89,9 +89,9 @@ def tables_lose_nothing(schedule: Schedule, t: Time):
 
 @law("VDM (2)", of=[schedule.Schedule.snr, schedule.Schedule.signal_scale, schedule.Schedule.noise_scale])
 def snr_is_signal_over_noise(schedule: Schedule, t: Time):
-    """SNR (1-ᾱ) = ᾱ, and the scales are its square roots."""
+    """SNR (1-ᾱ) = ᾱ, infinite at 0, and the scales are its square roots."""
     signal, noise = schedule.signal_scale[t], schedule.noise_scale[t]
-    return (schedule.snr[t] * noise**2, signal**2 + noise**2), (signal**2, 1.0)
+    return (schedule.snr[t] * noise**2, signal**2 + noise**2, 1 / schedule.snr[0]), (signal**2, 1.0, 0.0)
 
 
 @law("DDPM section 2", of=[gaussian.kl, forward.q_marginal, schedule.Schedule], kind="<=", tol=1e-14)
@@ -152,11 +152,22 @@ def linear_betas_between_the_steps(T: Steps, u: Unit):
     return float(linear.alpha_bar_at(t + 1)), float((1 - beta) * linear.alpha_bar_at(t))
 
 
-@law("DDPM section 4, t real", of=[schedule.constant, schedule.Schedule.alpha_bar_at])
+@law("DDPM section 4, t real", of=[schedule.linear, schedule.Schedule.alpha_bar_at], tol=1e-9)
+def linear_betas_are_a_gamma_function(T: Steps, u: Unit):
+    """ᾱ(t) = b^t Γ(z)/Γ(z-t), z = (1-β_1)/b + 1, b the step of β; at t = T it is the table's."""
+    linear = schedule.linear(T)
+    b = (linear.beta[T] - linear.beta[1]) / (T - 1)
+    t, z = u * T, (1 - linear.beta[1]) / b + 1
+    gamma = math.exp(t * math.log(b) + math.lgamma(z) - math.lgamma(z - t))
+    return (float(linear.alpha_bar_at(t)), float(linear.alpha_bar_at(T))), (gamma, linear.alpha_bar[T])
+
+
+@law("DDPM section 4, t real", of=[schedule.constant, schedule.linear, schedule.Schedule.alpha_bar_at])
 def constant_beta_is_geometric(T: Steps, u: Unit):
-    """ᾱ(t) = (1-β)^t for real t."""
-    constant = schedule.constant(T)
-    return float(constant.alpha_bar_at(u * T)), (1 - constant.beta[1]) ** (u * T)
+    """ᾱ(t) = (1-β)^t for real t, whether the schedule is called constant or linear with equal ends."""
+    chains = schedule.constant(T), schedule.constant(T, 0.3), schedule.linear(T, 0.01, 0.01)
+    left = tuple(float(chain.alpha_bar_at(u * T)) for chain in chains)
+    return left, tuple((1 - beta) ** (u * T) for beta in (10 / T, 0.3, 10 / T))
 
 
 # The forward process
@@ -211,12 +222,11 @@ def posterior_is_bayes_for_one_pair(schedule: Schedule, t: Time, s: Earlier, x0:
     return (of_x0 * x0 + of_xt * x_t, forward.posterior_var(ab_s, ab_t)), bayes, (1 + abs(x0) + abs(x_t), 1)
 
 
-@law("DDPM (2)", of=[forward.step_var], exact=True)
+@law("DDPM (2)", of=[forward.step_var, schedule.Schedule.pair], exact=True)
 def step_variance_is_beta(schedule: Schedule, t: Time):
-    """1-α_{t|s} is β_t at s = t-1, and 1-ᾱ_t at s = 0."""
-    ab = schedule.alpha_bar
-    left = (forward.step_var(ab[t - 1], ab[t]), forward.step_var(ab[0], ab[t]))
-    return left, (schedule.beta[t], 1 - ab[t]), (1, 1)
+    """1-α_{t|s} is β_t at s = t-1, which is where a step goes unless told, and 1-ᾱ_t at s = 0."""
+    left = (forward.step_var(*schedule.pair(t)), forward.step_var(*schedule.pair(t, 0)))
+    return left, (schedule.beta[t], 1 - schedule.alpha_bar[t]), (1, 1)
 
 
 @law("arithmetic", of=[forward.root], exact=True)

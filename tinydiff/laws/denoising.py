@@ -90,18 +90,23 @@ def small_reverse_steps_are_gaussian(x_t: Unit, n=400):
 # Losses
 
 
+def only_at(x_t, t, guess):
+    """A network that guesses this at x_t and t, and something else anywhere else."""
+    return lambda x, time: guess + (x - x_t) + np.reshape(time - t, (-1, 1))
+
+
 @law("DDPM section 3.2; Salimans & Ho section 4", of=[loss.target, loss.eps_fn])
 def a_perfect_guess_is_the_noise(schedule: Schedule, t: Times, x0: Points, eps: Points, kind: Kind):
-    """A network that guesses its target exactly, whichever it is, gives ε̂ = ε."""
+    """A network that guesses its target exactly, whichever it is, where it is asked, gives ε̂ = ε."""
     x_t = forward.q_sample(schedule, x0, t, eps)
-    right = loss.target(schedule, x0, t, eps, kind)
+    right = only_at(x_t, t, loss.target(schedule, x0, t, eps, kind))
     scale = 10 / np.sqrt(1 - schedule.alpha_bar[t])[:, None]
-    return loss.eps_fn(lambda x, t: right, schedule, kind)(x_t, t), eps, scale
+    return loss.eps_fn(right, schedule, kind)(x_t, t), eps, scale
 
 
 @law("min-SNR section 3.4", of=[loss.weight, loss.target])
 def weights_translate_between_targets(schedule: Schedule, t: Times, x0: Points, eps: Points, off: Points, gamma: Variance):
-    """One wrong x̂_0 costs the same min-SNR loss said as x_0, as ε and as v."""
+    """One wrong x̂_0 costs the same min-SNR loss said as x_0, as ε and as v; γ is 5 unless given."""
     x_t = forward.q_sample(schedule, x0, t, eps)
     x0_hat = x0 + off
     eps_hat = forward.eps_from_x0(schedule, x_t, t, x0_hat)
@@ -113,21 +118,23 @@ def weights_translate_between_targets(schedule: Schedule, t: Times, x0: Points, 
     snr = schedule.snr[t][:, None]
     cost = np.minimum(snr, gamma) * off**2
     scale = gamma * (off**2 + 1 / schedule.alpha_bar[t][:, None] / (1 - schedule.alpha_bar[t][:, None]))
-    return tuple(costs), (cost,) * 3, (scale,) * 3
+    usual = loss.weight(schedule, t, "x0", "min_snr")[:, None]
+    return (*costs, usual), (cost,) * 3 + (np.minimum(snr, 5),), (scale,) * 3 + (5.0,)
 
 
 @law("DDPM (14)", of=[loss.l_simple])
 def gradient_of_a_linear_model(schedule: Schedule, t: Times, x0: Points, eps: Points, w: Number, b: Number):
-    """For f(x) = x W, the gradient of L_simple is 2 x_tᵀ (x_t W - ε) / (B D)."""
+    """For f(x, t) = x W + t, the gradient of L_simple is 2 x_tᵀ (x_t W + t - ε) / (B D)."""
     W = np.array([[w, b], [-b, w]])
     x_t = forward.q_sample(schedule, x0, t, eps)
 
     def l_simple(W):
-        return loss.l_simple(lambda x, t: ops.matmul(x, W), schedule, x0, t, eps)
+        return loss.l_simple(lambda x, t: ops.matmul(x, W) + t[:, None], schedule, x0, t, eps)
 
     value, grad = autodiff.value_and_grad(l_simple)(W)
-    error = x_t @ W - eps
-    return (grad, value), (2 * x_t.T @ error / error.size, np.mean(error**2)), (1000.0, 1000.0)
+    error = x_t @ W + t[:, None] - eps
+    size = 1000 + t.max() ** 2
+    return (grad, value), (2 * x_t.T @ error / error.size, np.mean(error**2)), (size, size)
 
 
 @law("DDPM (14)", of=[loss.l_simple, loss.weight])
@@ -141,7 +148,7 @@ def simple_weight_is_one(schedule: Schedule, t: Times, x0: Points, eps: Points, 
 def clipping_keeps_one_guess(schedule: Schedule, t: Times, x_t: Points, eps: Points):
     """After the clip x̂_0 lies in [-1, 1], ε̂ belongs to it, and what lay inside is not touched."""
     before = forward.x0_from_eps(schedule, x_t, t, eps)
-    clipped = loss.eps_fn(lambda x, t: eps, schedule, clip=True)(x_t, t)
+    clipped = loss.eps_fn(only_at(x_t, t, eps), schedule, clip=True)(x_t, t)
     after = forward.x0_from_eps(schedule, x_t, t, clipped)
     size = 6 / np.sqrt(schedule.alpha_bar[t] * (1 - schedule.alpha_bar[t]))[:, None]
     return after, np.minimum(np.maximum(before, -1), 1), size

@@ -115,7 +115,7 @@ def conv2d_dx(g, w, shape, stride=1):
     dx, to_columns = np.empty(shape, g.dtype), w.reshape(-1, o).T
     for part in _slices(dx):
         d = np.matmul(g[part].reshape(-1, o), to_columns).reshape(-1, h, v, k, k, c)
-        padded = np.zeros((len(d), shape[1] + 2 * p + stride, shape[2] + 2 * p + stride, c), g.dtype)
+        padded = np.zeros((len(d), shape[1] + 2 * p, shape[2] + 2 * p, c), g.dtype)
         for i in range(k):
             for j in range(k):
                 padded[:, i : i + stride * h : stride, j : j + stride * v : stride] += d[:, :, :, i, j]

@@ -9,13 +9,20 @@ import numpy as np
 
 
 def flatten(tree, prefix=""):
-    """{path: leaf}, in the order in which the tree was built."""
+    """{path: leaf}, in the order in which the tree was built.
+
+    Raises ValueError for what `unflatten` could not give back: an empty branch, a key of digits or with a dot.
+    """
     if isinstance(tree, dict):
         children = tree.items()
+        if any(not key or "." in key or key.isdigit() for key in tree):
+            raise ValueError(f"keys of a tree must be words without dots, got {list(tree)}")
     elif isinstance(tree, (list, tuple)):
         children = enumerate(tree)
     else:
         return {prefix: tree}
+    if not tree:
+        raise ValueError(f"a branch of a tree must hold something, got {tree} at {prefix!r}")
     flat = {}
     for key, child in children:
         flat.update(flatten(child, f"{prefix}.{key}" if prefix else str(key)))
