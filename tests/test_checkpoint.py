@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back, what is damaged is refused in one line, and the old file outlives any accident."""
+"""Checkpoints: what is saved comes back, what is damaged is refused, and the old file outlives any accident."""
 import errno
 import json
 import os
@@ -14,7 +14,7 @@ from tinydiff.tensor import tree
 
 RNG = np.random.default_rng(0)
 TREES = {
-    "params": {"down": [{"w": RNG.standard_normal((3, 4)).astype("f4")}, {"w": np.zeros((2, 1), "f4")}], "b": np.ones(3)},
+    "params": {"b": np.ones(3), "down": [{"w": RNG.standard_normal((3, 4), "f4")}, {"w": np.zeros((2, 1), "f4")}]},
     "m": np.arange(5, dtype="f4"),
 }
 WORDS = {"step": 7, "seconds": 1.25, "config": {"name": "a β and a \N{SNOWMAN}", "list": [1, None, 2.5]}}
@@ -140,7 +140,7 @@ LIKE = {"a": {"w": np.zeros((2, 3), "f4")}, "b": [np.zeros(2, "f4")]}
 
 
 def test_a_like_tree_passes():
-    checkpoint.check_like("file", {"b": [np.ones(2, "f4")], "a": {"w": np.ones((2, 3), "f4")}}, LIKE, "params")
+    checkpoint.check_like("file", {"b": [np.ones(2, "f4")], "a": {"w": np.ones((2, 3), "f4")}}, LIKE)
 
 
 @pytest.mark.parametrize(
@@ -150,14 +150,16 @@ def test_a_like_tree_passes():
         ({**LIKE, "c": np.zeros(1)}, "tensor c does not belong"),
         ({**LIKE, "b": [np.zeros(3, "f4")]}, "tensor b.0 is float32[3], this network has float32[2]"),
         ({**LIKE, "b": [np.zeros(2)]}, "tensor b.0 is float64[2], this network has float32[2]"),
-        ({}, "tensor a.w is missing"),
+        ({}, "a branch of a tree must hold something"),
+        ({**LIKE, "a": {"w": LIKE["a"]["w"], "": np.zeros(1)}}, "keys of a tree must be words"),
+        ([LIKE["b"]], "tensor a.w is missing"),
     ],
 )
 def test_a_tree_that_is_unlike_is_named(got, says):
     with pytest.raises(ValueError) as info:
-        checkpoint.check_like("file", got, LIKE, "average")
+        checkpoint.check_like("file", got, LIKE)
     message = str(info.value)
-    assert message.startswith("file: average ") and says in message and "\n" not in message
+    assert message.startswith("file: ") and says in message and "\n" not in message
 
 
 # Accidents

@@ -69,12 +69,12 @@ def test_energy_distance_is_zero_for_a_cloud_and_itself_in_any_order():
 
 
 def test_energy_report_tells_fresh_data_from_shifted():
-    """n = 1000, moons. Fresh points lie about as far as two draws do; those shifted by 0.3 much further."""
+    """n = 1000, moons, seed 3. The ratio of fresh draws: 0.4 to 2.9 for nine in ten, at most 6.2 of 900."""
     rng = np.random.default_rng(3)
     fresh = evaluate.energy_report(data.moons(1000, rng), data.moons, rng)
     shifted = evaluate.energy_report(data.moons(1000, rng) + 0.3, data.moons, rng)
-    assert 0.4 < fresh.ratio < 2
-    assert shifted.ratio > 10
+    assert 0.1 < fresh.ratio < 8
+    assert shifted.ratio > 30
     assert shifted.n == 1000 and shifted.between_draws > 0
     assert f"{fresh.ratio:.2f}" in fresh.lines()[0]
 
@@ -86,6 +86,18 @@ def test_two_draws_lie_as_far_apart_as_the_yardstick_says():
     wanted = (1 / 20 + 1 / 30) * mean_abs_normal(0, 2)
     assert min(found) > 0
     assert abs(np.mean(found) - wanted) < 6.1 * np.std(found) / math.sqrt(400)
+
+
+def test_energy_report_compares_as_many_points_on_every_side():
+    asked = []
+
+    def sample_data(n, rng):
+        asked.append(n)
+        return data.circles(n, rng)
+
+    rng = np.random.default_rng(0)
+    evaluate.energy_report(data.circles(70, rng), sample_data, rng, pairs=3)
+    assert asked == [70] * 6
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_a_step_is_its_parts_one_after_the_other():
 
 
 def test_minutes_end_a_run_by_the_clock(monkeypatch):
-    """A clock that goes on by a second at each look: half a minute is no more than 30 steps, and the rate follows it."""
+    """A clock that goes on by a second at each look: half a minute is 30 steps, and the rate follows it."""
     ticks = itertools.count()
     monkeypatch.setattr(train.time, "perf_counter", lambda: float(next(ticks)))
     reports = [report for _, report in loop(config_of(steps=None, minutes=0.5, warmup=1))]
@@ -356,14 +356,20 @@ def test_a_damaged_record_is_refused_and_left(tmp_path, damage):
 
 def test_a_run_saves_as_it_goes_and_draws_at_each_tenth(tmp_path, monkeypatch):
     saves, save = [], recipes.save
-    monkeypatch.setattr(recipes, "save", lambda folder, config, state: (saves.append(state.step), save(folder, config, state)))
+
+    def noted(folder, config, state):
+        saves.append(state.step)
+        save(folder, config, state)
+
+    monkeypatch.setattr(recipes, "save", noted)
     run_in(tmp_path, config_of("unet", steps=20), every=0.0)
     assert saves == [*range(1, 21), 20]
     assert [p.name for p in sorted((tmp_path / "samples").iterdir())] == [f"step_{k:06d}.png" for k in range(2, 21, 2)]
 
 
 def test_what_killed_runs_left_is_swept_in_both_folders(tmp_path):
-    stale = [tmp_path / ".tinydiff-999999999-01234567.safetensors", tmp_path / "samples" / ".tinydiff-999999999-abcdef01.png"]
+    names = [".tinydiff-999999999-01234567.safetensors", "samples/.tinydiff-999999999-abcdef01.png"]
+    stale = [tmp_path / name for name in names]
     for path in stale:
         path.parent.mkdir(exist_ok=True)
         path.write_text("half")

@@ -3,6 +3,7 @@ import argparse
 import json
 import math
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -82,7 +83,8 @@ def _train(options):
         print(f"resumed after step {start:,}", flush=True)
     state, stopped = recipes.train_run(folder, config, x, state, where, options.workers)
     if stopped:
-        print(f"stopped after step {state.step:,}; saved. Continue with: tinydiff train --resume --out {folder}")
+        again = f"tinydiff train --resume --out {shlex.quote(str(folder))}"
+        print(f"stopped after step {state.step:,}; saved. Continue with: {again}")
         return 128 + stopped
     recipes.pictures(folder, recipes.load(folder), x, device=where)
     taken = f"{state.step:,} steps in {state.seconds / 60:.1f} minutes"

@@ -45,15 +45,18 @@ def load(path):
     return tree.unflatten(flat), words
 
 
-def check_like(path, got, wanted, what):
+def check_like(path, got, wanted):
     """Raise ValueError unless the trees agree in names, shapes and types: a missing or misshapen tensor is named."""
-    got, wanted = tree.flatten(got), tree.flatten(wanted)
+    try:
+        got, wanted = tree.flatten(got), tree.flatten(wanted)
+    except ValueError as problem:
+        raise ValueError(f"{path}: {problem}; the file is damaged") from None
     for name in [*wanted, *got]:
         if name not in got or name not in wanted:
             problem = "is missing" if name not in got else "does not belong to this network"
-            raise ValueError(f"{path}: {what} tensor {name} {problem}; the file is from another network or damaged")
+            raise ValueError(f"{path}: tensor {name} {problem}; the file is from another network or damaged")
         if got[name].shape != wanted[name].shape or got[name].dtype != wanted[name].dtype:
             raise ValueError(
-                f"{path}: {what} tensor {name} is {got[name].dtype}{list(got[name].shape)}, "
+                f"{path}: tensor {name} is {got[name].dtype}{list(got[name].shape)}, "
                 f"this network has {wanted[name].dtype}{list(wanted[name].shape)}"
             )

@@ -83,7 +83,7 @@ class EnergyReport:
 
     @property
     def ratio(self):
-        """About 1 for samples that n points cannot tell from data."""
+        """About 1 if n points cannot tell samples from data; then still above 2 one time in ten."""
         return self.distance / self.between_draws
 
     def lines(self):
@@ -131,7 +131,7 @@ def train_judge(x, labels, seed=0, steps=1500, batch=100, lr=5e-3):
     digits is as sure of noise and of empty images, so a ninth of each batch shows nothing: `_chimeras`, which
     it learns to call every class alike. The same seed gives the same judge. Half a minute on one core.
 
-    Source : Hendrycks et al. 2019, Outlier Exposure, arXiv:1812.04606, section 4.3 (the uniform target).
+    Source : Hendrycks et al. 2019, Outlier Exposure, arXiv:1812.04606 (the uniform target).
     x      : (N, H, H, C) in data units, about [-1, 1], H even; labels (N,), whole numbers from 0.
     Raises : ValueError for images not square and finite, fewer than ten, or labels unlike the above.
     """

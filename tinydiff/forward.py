@@ -168,7 +168,8 @@ def eps_from_v(schedule, x_t, t, v):
 def score_from_eps(schedule, t, eps):
     """∇ ln q(x_t) = -ε / √(1-ᾱ_t), for ε the expectation of the noise given x_t.
 
-    Source : Song et al. 2021, arXiv:2011.13456, section 3.3 with appendix C; Dhariwal & Nichol 2021, arXiv:2105.05233, eq. (11).
+    Source : Song et al. 2021, arXiv:2011.13456, section 3.3, eq. (7); Dhariwal & Nichol 2021, arXiv:2105.05233,
+             eq. (11).
     """
     return -eps / _scales(schedule, t, eps)[1]
 

@@ -67,8 +67,8 @@ def _points(about):
 
 def _pictures(about, **settings):
     network = {"kind": "unet", "patch": 2, "widths": [64, 64], "blocks": 1, "embed": 128}
-    chosen = {"minutes": 10, "batch": 32, "lr": 2e-3, "average": 0.999, **settings}
-    return Recipe(about, network, train.Settings(**chosen), target="v")
+    chosen = {"minutes": 10, "batch": 32, "lr": 2e-3, "average": 0.998, **settings}
+    return Recipe(about, network, train.Settings(**chosen), schedule="cosine", target="v")
 
 
 RECIPES = {
@@ -206,8 +206,7 @@ def load(path):
     except (AttributeError, KeyError, TypeError, ValueError) as problem:
         raise ValueError(f"{file}: the run's description is damaged ({problem}); train it again") from None
     vector = tree.pack(like)
-    for name, wanted in (("params", like), ("average", like), ("m", vector), ("v", vector)):
-        checkpoint.check_like(file, trees.get(name, {}), wanted, name)
+    checkpoint.check_like(file, trees, {"params": like, "average": like, "m": vector, "v": vector})
 
     def in_order(weights):
         """As training leaves them. The file has them by name, and the moments know only the network's own order."""

@@ -41,7 +41,9 @@ def score_is_the_slope_of_the_log_density(x: Number, mu: Number, var: Variance):
 
 
 @law("Bishop (2.115)", of=[gaussian.affine], exact=True)
-def affine_maps_compose(mu: Number, var: Variance, a: Number, b: Number, q: Variance, c: Number, d: Number, r: Variance):
+def affine_maps_compose(
+    mu: Number, var: Variance, a: Number, b: Number, q: Variance, c: Number, d: Number, r: Variance
+):
     """Two affine maps with noise are one; a point goes to a point; nothing is added unless asked for."""
     two = gaussian.affine(*gaussian.affine(mu, var, a, b, q), c, d, r)
     one = gaussian.affine(mu, var, c * a, c * b + d, c * c * q + r)
@@ -209,7 +211,8 @@ def posterior_is_bayes_over_the_whole_chain(schedule: Schedule, t: Time, s: Earl
     by_bayes = (mean[s - 1], cov[s - 1, s - 1]) if s else (x0, 0.0)
     one = np.ones((1, 1))
     got, var = forward.q_posterior(schedule, x0 * one, x_t * one, t, s)
-    return (got.item(), var.item()), by_bayes, (6.0 + 6.0 / math.sqrt(schedule.alpha_bar[t] / schedule.alpha_bar[s]), 1.0)
+    size = 6 + 6 * math.sqrt(schedule.alpha_bar[s] / schedule.alpha_bar[t])
+    return (got.item(), var.item()), by_bayes, (size, 1.0)
 
 
 @law("DDPM (7)", of=[forward.posterior_mean_coefs, forward.posterior_var, forward.step_var], exact=True)

@@ -105,7 +105,9 @@ def a_perfect_guess_is_the_noise(schedule: Schedule, t: Times, x0: Points, eps: 
 
 
 @law("min-SNR section 3.4", of=[loss.weight, loss.target])
-def weights_translate_between_targets(schedule: Schedule, t: Times, x0: Points, eps: Points, off: Points, gamma: Variance):
+def weights_translate_between_targets(
+    schedule: Schedule, t: Times, x0: Points, eps: Points, off: Points, gamma: Variance
+):
     """One wrong x̂_0 costs the same min-SNR loss said as x_0, as ε and as v; γ is 5 unless given."""
     x_t = forward.q_sample(schedule, x0, t, eps)
     x0_hat = x0 + off

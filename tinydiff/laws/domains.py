@@ -1,4 +1,4 @@
-"""The legal inputs of laws. A domain is a function (choose, got): `choose` draws, `got` holds what was drawn before it."""
+"""The legal inputs of laws. A domain is a function (choose, got): `choose` draws, `got` holds what was drawn before."""
 from fractions import Fraction
 
 import numpy as np
@@ -94,7 +94,7 @@ def Times(choose, got):
 
 
 def Mixture(choose, got):
-    """weights (3,), means (3, 1), at least 1/2 apart, variances (3,) of one-dimensional data: never a single Gaussian."""
+    """weights (3,), means (3, 1), at least 1/2 apart, variances (3,) of one-dimensional data: never one Gaussian."""
     weights = choose.array((3,), 0.2, 1.0)
     means = choose.array((3, 1), -0.5, 0.5) + [[-1.5], [0.0], [1.5]]
     return weights / weights.sum(), means, choose.array((3,), 0.05, 1.0)

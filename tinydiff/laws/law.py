@@ -8,8 +8,8 @@ A law is a function that computes one thing in two ways and returns both. Its ar
         ...
         return left, right                        # or left, right, scale
 
-kind "==" : |left - right| <= tol · scale, elementwise; the scale is the larger side unless the law gives one (the sum of
-            the magnitudes that it added, so that cancellation asks for no wide tolerance)
+kind "==" : |left - right| <= tol · scale, elementwise; the scale is the larger side unless the law gives one (the sum
+            of the magnitudes that it added, so that cancellation asks for no wide tolerance)
 kind "<=" : left <= right, up to tol · scale
 kind p    : a number: the law takes n, and |left - right| must fall like n^-p; n is doubled three times, and the slope
             on log-log paper must be p to within `tol`
@@ -50,7 +50,7 @@ class Law:
         return got
 
     def check(self, inputs, exact=False):
-        """The worst error, as a share of the scale (of the order, for a rate). Raises LawBroken if it is beyond `tol`."""
+        """The worst error, as a share of the scale (of the order, for a rate). Raises LawBroken if beyond `tol`."""
         if isinstance(self.kind, str):
             error, tol = compare(self.kind, *self.sides(**inputs)), 0.0 if exact else self.tol
         else:

@@ -50,10 +50,10 @@ def eta_zero_is_eulers_step(schedule: Schedule, t: Time, s: Earlier, x: Points, 
 
 @law("DDPM (11)", of=[sampler.ddpm_step, sampler.reverse_var])
 def ddpm_mean_as_published(schedule: Schedule, t: Times, x_t: Points, eps: Points, noise: Points):
-    """One step back is (x_t - β/√(1-ᾱ) ε̂)/√α + √β z with v = 1."""
+    """One step back is (x_t - β/√(1-ᾱ) ε̂)/√α + √β z, v being 1 unless given."""
     beta, ab = schedule.beta[t][:, None], schedule.alpha_bar[t][:, None]
     by_paper = (x_t - beta / np.sqrt(1 - ab) * eps) / np.sqrt(1 - beta) + np.sqrt(beta) * noise
-    got = sampler.ddpm_step(schedule, x_t, t, t - 1, eps, 1.0, noise)
+    got = sampler.ddpm_step(schedule, x_t, t, t - 1, eps, noise=noise)
     return got, by_paper, 10 / np.sqrt(ab * (1 - ab))
 
 
@@ -62,8 +62,9 @@ def variances_interpolate_in_logarithms(schedule: Schedule, t: Time, s: Earlier,
     """v and 1-v multiply to β β̃; the ends are β and β̃."""
     pair = schedule.pair(t, s)
     beta, beta_tilde = forward.step_var(*pair), forward.posterior_var(*pair)
-    left = (sampler.reverse_var(*pair, v) * sampler.reverse_var(*pair, 1 - v), sampler.reverse_var(*pair, 0.0))
-    return (*left, sampler.reverse_var(*pair, 1.0)), (beta * beta_tilde, beta_tilde, beta)
+    both = sampler.reverse_var(*pair, v) * sampler.reverse_var(*pair, 1 - v)
+    left = (both, *(sampler.reverse_var(*pair, *end) for end in ((0.0,), (1.0,), ())))
+    return left, (beta * beta_tilde, beta_tilde, beta, beta)
 
 
 @law("DDPM section 3.2", of=[sampler.reverse_var], kind="<=", tol=1e-12)
@@ -76,7 +77,7 @@ def variances_lie_between_the_bounds(schedule: Schedule, t: Time, s: Earlier, v:
 
 @law(
     "IEEE 754",
-    of=[forward.q_sample, forward.q_step, sampler.ddpm_step, sampler.ddim_step, oracle.mixture, oracle.gaussian_data],
+    of=[forward.q_sample, forward.q_step, forward.coef, sampler.sample_ddpm, sampler.sample_ddim, oracle.mixture],
     tol=1e-5,
 )
 def single_precision_stays_single(schedule: ShortSchedule, t: Times, x: Points, eps: Points):
@@ -90,9 +91,15 @@ def single_precision_stays_single(schedule: ShortSchedule, t: Times, x: Points, 
         yield oracle.gaussian_data(schedule, 0.5, 0.2)(x, t)
         yield oracle.finite(schedule, [[0, 1], [1, 0]])(x, t)
 
+    def chains(x):
+        eps_fn, rng = oracle.gaussian_data(schedule, 0.5, 0.2), np.random.default_rng(0)
+        yield sampler.sample_ddpm(eps_fn, schedule, x, rng)
+        yield sampler.sample_ddim(eps_fn, schedule, x, rng, eta=1)
+
     single, double = tuple(answers(np.float32(x), np.float32(eps))), tuple(answers(x, eps))
-    if any(answer.dtype != np.float32 for answer in single):
-        raise LawBroken(f"float32 became {[str(answer.dtype) for answer in single]}")
+    kept = [answer.dtype for answer in (*single, *(next(chain) for chain in chains(np.float32(x))))]
+    if set(kept) != {np.dtype(np.float32)}:
+        raise LawBroken(f"float32 became {kept}")
     scale = 10 / schedule.signal_scale[-1] / (1 - schedule.alpha_bar[1])
     return single, double, (scale,) * len(single)
 
@@ -101,7 +108,9 @@ def single_precision_stays_single(schedule: ShortSchedule, t: Times, x: Points, 
 
 
 @law("DDIM appendix C.1", of=[sampler.ddpm_step, sampler.ddim_step, forward.q_posterior])
-def a_shorter_chain_is_a_schedule(schedule: Schedule, t: Time, s: Earlier, eta: Unit, x: Points, eps: Points, z: Points):
+def a_shorter_chain_is_a_schedule(
+    schedule: Schedule, t: Time, s: Earlier, eta: Unit, x: Points, eps: Points, z: Points
+):
     """A step from t to s is a one-step-back of the schedule whose ᾱ are (1, ᾱ_s, ᾱ_t)."""
     ab_s, ab_t = schedule.pair(t, s)
     T = 2 if s else 1
@@ -113,14 +122,21 @@ def a_shorter_chain_is_a_schedule(schedule: Schedule, t: Time, s: Earlier, eta: 
     return left, right, (size, size)
 
 
-@law("DDIM appendix D.2", of=[sampler.timesteps])
+@law("DDIM appendix D.2", of=[sampler.timesteps], tol=0.5001)
 def visited_times_are_even(T: Skips, steps: Skips):
-    """From T to 0 in `steps` falling steps, whose lengths differ by at most one."""
+    """From T to 0 in `steps` falling steps, each time next to the even one, lengths within 1."""
     steps = min(T, steps)
-    times = sampler.timesteps(T, steps)
-    gaps = -np.diff(times)
-    even = bool(gaps.min() >= 1 and gaps.max() - gaps.min() <= 1)
-    return (times[0], times[-1], len(gaps), int(even)), (T, 0, steps, 1)
+    times = np.array(sampler.timesteps(T, steps))
+    lengths = -np.diff(times)
+    even = bool(lengths.min() >= 1 and lengths.max() - lengths.min() <= 1)
+    return (times, int(even)), (np.linspace(T, 0, steps + 1), 1), (1, 1)
+
+
+@law("DDIM section 4.2", of=[sampler.timesteps], tol=0.0)
+def given_times_are_visited(T: Skips, stride: Skips):
+    """Times that are given, rising from 1 to T, are visited falling from T, and 0 after them."""
+    falling = sorted({1, *range(T, 0, -stride)}, reverse=True)
+    return np.array(sampler.timesteps(T, falling[::-1])), np.array([*falling, 0])
 
 
 # Whole chains
@@ -181,12 +197,23 @@ def beta_tilde_is_right_for_a_point(schedule: ShortSchedule, x0: Number):
 def no_noise_on_the_last_step(schedule: ShortSchedule, mu: Number, var: Variance):
     """Without `final_noise`, Var x_0 is smaller by just the last step's σ² = β_1."""
 
-    def sample(final_noise):
-        return lambda eps_fn, x_T, rng: sampler.sample_ddpm(eps_fn, schedule, x_T, rng, final_noise=final_noise)
+    def sample(**how):
+        return lambda eps_fn, x_T, rng: sampler.sample_ddpm(eps_fn, schedule, x_T, rng, **how)
 
     eps_fn = oracle.gaussian_data(schedule, mu, var)
-    (mean, drawn), (mean_2, not_drawn) = (chain_moments(sample(b), eps_fn, schedule.T) for b in (True, False))
+    (mean, drawn), (mean_2, not_drawn) = (
+        chain_moments(sample(**how), eps_fn, schedule.T) for how in ({"final_noise": True}, {})
+    )
     return (drawn - not_drawn, mean), (schedule.beta[1], mean_2), (1 + drawn, 1 + abs(mean))
+
+
+@law("DDIM (16), η = 1", of=[sampler.sample_ddim, sampler.sample_ddpm])
+def eta_one_is_the_posterior_chain(schedule: ShortSchedule, x_T: Points, skip: Unit, seed: Skips):
+    """With the same draws, DDIM's whole chain with η = 1 is DDPM's with β̃, over any number of steps."""
+    eps_fn, steps = oracle.gaussian_data(schedule, 0.5, 0.2), 1 + int(skip * (schedule.T - 1))
+    *_, ddim = sampler.sample_ddim(eps_fn, schedule, x_T, np.random.default_rng(seed), steps, eta=1.0)
+    *_, ddpm = sampler.sample_ddpm(eps_fn, schedule, x_T, np.random.default_rng(seed), steps, v=0.0)
+    return ddim, ddpm, 20.0
 
 
 def propagate(schedule, step, mu, var):

@@ -41,7 +41,10 @@ def fast_group_norm_is_the_plain_one(x: Images, silu: Flag, gamma: Number, offse
     weights = np.cos(np.arange(tree["x"].size, dtype=float)).reshape(tree["x"].shape)
 
     def by(norm):
-        y, grads = autodiff.value_and_grad(lambda p: ops.sum(weights * norm(p["x"], p["gamma"], p["beta"], 2, silu)))(tree)
+        def weighed(p):
+            return ops.sum(weights * norm(p["x"], p["gamma"], p["beta"], 2, silu))
+
+        y, grads = autodiff.value_and_grad(weighed)(tree)
         return y, grads["x"], grads["gamma"], grads["beta"]
 
     size = 1e3 * (1 + abs(gamma))

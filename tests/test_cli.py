@@ -1,0 +1,881 @@
+"""The command line: every command does what it says, and whatever is wrong is one line, with nothing spoilt."""
+import dataclasses
+import errno
+import gzip
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+import safetensors.numpy
+from PIL import Image
+
+import tinydiff
+from tinydiff import checkpoint, data, evaluate, recipes, schedule, workers
+from tinydiff.__main__ import main
+from tinydiff.tensor import tree
+
+T = 24
+POINTS = ["train", "moons", "--steps", 6, "--batch", 16, "--T", T, "--schedule", "cosine"]
+DIGITS = ["train", "mnist", "--steps", 3, "--batch", 4, "--T", 5, "--schedule", "cosine", "--workers", 1]
+
+
+def tinydiff_(*arguments):
+    """Run a command in this process; its exit status. A warning would be a line on stderr too: let it be an error."""
+    with warnings.catch_warnings():
+        for kind in (RuntimeWarning, UserWarning, ResourceWarning):
+            warnings.simplefilter("error", kind)
+        return main([str(argument) for argument in arguments])
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Every test runs in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def refused(capsys, here):
+    """Run a command that must fail: returns its one line on stderr. What was there before must be there after."""
+
+    def run(*arguments, says="", status=None):
+        before = contents(here)
+        capsys.readouterr()
+        got = tinydiff_(*arguments)
+        err = capsys.readouterr().err
+        assert re.fullmatch(r"tinydiff: .+\n", err), err
+        assert got == status if status else got in (1, 2)
+        assert says in err, err
+        after = contents(here)
+        for path, content in before.items():  # a record may grow, and is cut when the run is resumed
+            assert after[path] == content or path.name == "metrics.jsonl" and after[path].startswith(content), path
+        assert not [path for path in after if path.name.startswith(".tinydiff-")]
+        return err
+
+    return run
+
+
+def idx(array):
+    return b"\0\0\x08" + struct.pack(f">B{array.ndim}I", array.ndim, *array.shape) + array.tobytes()
+
+
+def digits(folder, n=60, side=8):
+    """A folder of IDX files: a bright column for each class, the same class again every ten images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, prefix in data.PREFIX.items():
+        rng = np.random.default_rng(len(split))
+        labels = (np.arange(n) % 4).astype(np.uint8)
+        images = rng.integers(0, 90, (n, side, side)).astype(np.uint8)
+        images[np.arange(n), :, 2 * labels] = 230
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(idx(images))
+        (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Two finished runs, made by the command line: of points and of digits."""
+    root = tmp_path_factory.mktemp("runs")
+    assert tinydiff_(*POINTS, "--out", root / "points") == 0
+    digits(root / "idx")
+    assert tinydiff_(*DIGITS, "--data", root / "idx", "--out", root / "digits") == 0
+    return root
+
+
+@pytest.fixture
+def points(kept, here):
+    """A copy of the run of points."""
+    return Path(shutil.copytree(kept / "points", here / "points")).relative_to(here)
+
+
+@pytest.fixture
+def images(kept, here):
+    """A copy of the run of digits, whose data lie where they lay."""
+    return Path(shutil.copytree(kept / "digits", here / "digits")).relative_to(here)
+
+
+# Training
+
+
+def test_a_run_of_points_is_a_folder(kept):
+    folder = kept / "points"
+    names = {"checkpoint.safetensors", "metrics.jsonl", "forward.png", "samples.png", "reverse.gif", "loss.png"}
+    assert {path.name for path in folder.iterdir()} == names
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    run = recipes.load(folder)
+    assert (run.config.schedule, run.config.T, run.config.settings["batch"], run.state.step) == ("cosine", T, 16, 6)
+    assert run.config.settings["minutes"] is None  # --steps alone is the end
+
+
+def test_a_run_of_digits_draws_samples_on_its_way(kept):
+    drawn = sorted(path.name for path in (kept / "digits" / "samples").iterdir())
+    assert drawn == ["step_000001.png", "step_000002.png", "step_000003.png"]
+    assert recipes.load(kept / "digits").config.shape == (8, 8, 1)
+
+
+def test_what_it_says_while_it_trains(here, capsys):
+    assert tinydiff_(*POINTS) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == f"moons: 100,000 examples, 6 steps, on cpu; writing {Path('runs/moons')}"
+    assert out.splitlines()[-1].startswith("done: 6 steps in ")
+    assert re.search(r"^ *\d+%  step \d+  loss \d\.\d+  [\d,]+ points/s$", out, re.M)
+    assert err == ""
+
+
+def test_runs_without_a_name_take_the_next_free_one(here):
+    for wanted in ("moons", "moons-2", "moons-3"):
+        assert tinydiff_("train", "moons", "--steps", 1, "--batch", 4, "--T", 2, "--schedule", "cosine") == 0
+        assert (here / "runs" / wanted / "checkpoint.safetensors").exists()
+
+
+def test_one_step_of_noise_will_do_for_cosine(here, capsys):
+    assert tinydiff_("train", "spiral", "--steps", 2, "--batch", 4, "--T", 1, "--schedule", "cosine", "--out", "r") == 0
+    assert tinydiff_("sample", "r", "--n", 3, "--sampler", "ddpm", "--out", "x.npz") == 0
+
+
+def test_own_images(here):
+    np.save("mine.npy", np.random.default_rng(0).integers(0, 255, (6, 4, 4, 3), np.uint8))
+    arguments = ["images" if argument == "mnist" else argument for argument in DIGITS]
+    assert tinydiff_(*arguments, "--data", "mine.npy", "--out", "r") == 0
+    config = recipes.load("r").config
+    assert config.shape == (4, 4, 3) and config.data["folder"] == str(here / "mine.npy")
+    assert tinydiff_("sample", "r", "--n", 2, "--out", "x.png") == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["train", "unheard-of"], "unknown recipe 'unheard-of'; choose one of spiral"),
+        (["train", "--T", "0"], "T must be a whole number of steps, at least 1, got 0"),
+        (["train", "--T", "-3"], "at least 1, got -3"),
+        (["train", "--T", "2"], "beta must lie in (0, 1), got beta_2 = 10"),
+        (["train", "--T", "20", "--schedule", "linear"], "beta must lie in (0, 1)"),
+        (["train", "--T", "5", "--schedule", "constant"], "beta must lie in (0, 1), got beta_1 = 2"),
+        (["train", "--schedule", "sigmoid"], "unknown schedule 'sigmoid'"),
+        (["train", "--data", "."], "leave it out"),
+        (["train", "images"], "give --data a folder"),
+        (["train", "mnist", "--data", "nowhere"], "nowhere is no folder"),
+        (["train", "images", "--data", "nowhere"], "nowhere does not exist"),
+        (["train", "--out", "a-file"], "a-file"),
+        (["train", "--out", "a-file/below"], "a-file"),
+        (["train", "--resume", "--out", "nowhere"], "no run at nowhere"),
+        (["train", "moons", "--resume"], f"no run at {Path('runs/moons')}"),
+        (["train", "--resume", "--out", "a-file"], "a-file is not a whole checkpoint"),
+        (["sample", "nowhere"], "no run at nowhere"),
+        (["info", "nowhere"], "no run at nowhere"),
+        (["info", "."], "no run at ."),
+        (["evaluate", "nowhere"], "no run at nowhere"),
+        (["evaluate", "nowhere.npz"], "no file nowhere.npz"),
+        (["schedule", "sigmoid"], "unknown schedule 'sigmoid'; choose one of linear"),
+        (["schedule", "linear", "--T", "0"], "got 0"),
+        (["schedule", "linear", "--out", "a-file/x.png"], "a-file"),
+        (["check", "no_such_law"], "unknown law 'no_such_law'"),
+        (["check", "--schedule", "sigmoid"], "unknown schedule"),
+        (["check", "--T", "0"], "got 0"),
+        (["check", "--T", "20"], "beta must lie in (0, 1)"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_bad_argument_is_one_line(here, refused, arguments, says):
+    (here / "a-file").write_text("of mine")
+    refused(*arguments, says=says)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "--steps", "0"], ["train", "--steps", "1.5"], ["train", "--minutes", "0"], ["train", "--lr", "nan"]]
+    + [["train", "--batch", "-1"], ["train", "--seed", "-1"], ["train", "--workers", "0"], ["train", "--lr", "inf"]]
+    + [["train", "--device", "abacus"], ["train", "--split", "both"], ["sample"], ["sample", "r", "--n", "0"]]
+    + [["sample", "r", "--sampler", "euler"], ["nonsense"], ["schedule"], ["train", "--unheard-of"]],
+    ids=" ".join,
+)
+def test_a_misused_option_is_a_usage_error(here, capsys, arguments):
+    with pytest.raises(SystemExit) as info:
+        main(arguments)
+    assert info.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("tinydiff")
+    assert not list(here.iterdir())
+
+
+def test_a_gpu_that_is_not_there_is_one_line(refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    refused("train", "--device", "gpu", says="no usable GPU", status=2)
+
+
+# Data that are no good
+
+
+def spoil(name, change):
+    def damage(folder):
+        path = folder / name
+        path.write_bytes(change(path.read_bytes()))
+
+    return damage
+
+
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte.gz"
+BOMB = gzip.compress(idx(np.zeros((60, 8, 8), np.uint8)) + bytes(50_000_000))
+BAD_DIGITS = {
+    "wrong magic": (spoil(IMAGES, lambda b: b"\0\0\x0d" + b[3:]), "not IDX bytes"),
+    "text": (spoil(IMAGES, lambda b: b"<html>"), "not IDX bytes"),
+    "truncated": (spoil(IMAGES, lambda b: b[:-1]), "declares 3840 bytes but holds only 3839"),
+    "truncated gzip": (spoil(LABELS, lambda b: b[:-9]), "damaged gzip"),
+    "flipped bit in a gzip": (spoil(LABELS, lambda b: b[:30] + bytes([b[30] ^ 4]) + b[31:]), LABELS),
+    "gzip bomb": (spoil(IMAGES, lambda b: BOMB), "holds more"),
+    "labels of other images": (spoil(LABELS, lambda b: idx(np.zeros(59, np.uint8))), "wanted one per image, 60"),
+    "labels that are no digits": (spoil(LABELS, lambda b: idx(np.full(60, 10, np.uint8))), "wanted 0..9"),
+    "no labels": (lambda folder: (folder / LABELS).unlink(), "no train-labels"),
+    "nothing": (lambda folder: [path.unlink() for path in folder.iterdir()], "give another folder"),
+    "odd sides": (spoil(IMAGES, lambda b: idx(np.zeros((60, 7, 8), np.uint8))), "got 8x7"),
+    "not square": (spoil(IMAGES, lambda b: idx(np.zeros((60, 6, 8), np.uint8))), "square images, got 6 x 8"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_DIGITS)
+def test_bad_digits_are_one_line(here, refused, kind):
+    damage, says = BAD_DIGITS[kind]
+    damage(digits(here / "idx"))
+    refused(*DIGITS, "--data", "idx", "--out", "r", says=says)
+    assert not Path("r").exists()
+
+
+BAD_ARRAYS = {
+    "NaN": (np.full((4, 4, 4), np.nan), "finite"),
+    "too large": (np.full((4, 4, 4), 2.0), "in [-1, 1]"),
+    "whole numbers": (np.zeros((4, 4, 4), int), "int64"),
+    "one picture": (np.zeros((4, 4), np.uint8), "wanted (N, H, W)"),
+    "five channels": (np.zeros((4, 4, 4, 5), np.uint8), "wanted (N, H, W)"),
+    "none": (np.zeros((0, 4, 4), np.uint8), "wanted (N, H, W)"),
+    "objects": (np.array([None]), "not a readable .npy"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ARRAYS)
+def test_bad_arrays_are_one_line(here, refused, kind):
+    array, says = BAD_ARRAYS[kind]
+    np.save("x.npy", array, allow_pickle=True)
+    refused("train", "images", "--steps", 1, "--data", "x.npy", "--out", "r", says=says)
+    Path("x.npy").write_bytes(Path("x.npy").read_bytes()[:40])
+    refused("train", "images", "--steps", 1, "--data", "x.npy", "--out", "r", says="not a readable .npy")
+
+
+def test_without_a_network_it_is_one_line(here, refused, monkeypatch):
+    import pooch
+
+    def unreachable(*_, **__):
+        raise requests.exceptions.ConnectionError("Max retries exceeded\nwith url: ...")
+
+    monkeypatch.setattr(pooch, "retrieve", unreachable)
+    monkeypatch.setattr(pooch, "os_cache", lambda name: here / name)
+    refused("train", "mnist", says="could not download train-images-idx3-ubyte.gz; tried https://", status=1)
+    refused("train", "fashion-mnist", says="give a folder with --data", status=1)
+    Path("x.npz").write_bytes(npz(x=np.zeros((4, 28, 28, 1), "f4")))
+    refused("evaluate", "x.npz", says="could not download", status=1)
+
+
+# A full disk
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def no_room_for(monkeypatch):
+    """Files of these suffixes meet a full disk when they are put in place."""
+
+    def fill(suffix):
+        replace = os.replace
+        monkeypatch.setattr(os, "replace", lambda a, b: full() if str(b).endswith(suffix) else replace(a, b))
+
+    return fill
+
+
+FULL = os.strerror(errno.ENOSPC)
+
+
+@pytest.mark.parametrize("suffix", ["checkpoint.safetensors", "forward.png", "samples.png", "reverse.gif", "loss.png"])
+def test_a_full_disk_ends_a_run_with_one_line(points, refused, no_room_for, suffix):
+    no_room_for(suffix)
+    refused(*POINTS, "--out", "other", says=FULL, status=1)
+    assert Path("other/checkpoint.safetensors").exists() == (suffix != "checkpoint.safetensors")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_under_the_record_ends_a_run_with_one_line(points, refused, monkeypatch):
+    def to_full(path, mode="r"):
+        return open("/dev/full" if Path(path).name == "metrics.jsonl" else path, mode)
+
+    monkeypatch.setattr(recipes, "open", to_full, raising=False)
+    refused(*POINTS, "--out", "other", says=FULL, status=1)
+    refused("train", "--resume", "--out", half_done(points), says=FULL, status=1)
+
+
+@pytest.mark.parametrize("suffix", ["checkpoint.safetensors", "metrics.jsonl"])
+def test_a_full_disk_leaves_a_run_that_is_resumed_as_it_was(points, refused, no_room_for, suffix):
+    half_done(points)
+    no_room_for(suffix)
+    refused("train", "--resume", "--out", points, says=FULL, status=1)
+
+
+def half_done(run):
+    """The run as it was after three of its six steps."""
+    loaded = recipes.load(run)
+    moments = {**loaded.state.moments, "step": 3}
+    recipes.save(run, loaded.config, dataclasses.replace(loaded.state, moments=moments))
+    lines = (run / "metrics.jsonl").read_text().splitlines(True)
+    (run / "metrics.jsonl").write_text("".join(lines[:3]))
+    return run
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.gif", "x.npz", "s.png"])
+def test_a_full_disk_leaves_the_old_samples(points, refused, no_room_for, name):
+    Path(name).write_text("old")
+    no_room_for(name)
+    command = ["schedule", "linear"] if name == "s.png" else ["sample", points, "--n", 4]
+    refused(*command, "--out", name, says=FULL, status=1)
+
+
+# Resuming
+
+
+def test_an_existing_run_is_not_overwritten(points, refused):
+    refused(*POINTS, "--out", points, says="continue it with --resume", status=2)
+
+
+OTHERWISE = [
+    ["spiral"], ["--steps", 7], ["--minutes", 1], ["--batch", 8], ["--lr", 0.5], ["--seed", 1], ["--schedule", "linear"],
+    ["--T", T + 1],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", OTHERWISE, ids=lambda change: str(change[0]))
+def test_a_run_is_resumed_as_it_was_or_not_at_all(points, refused, change):
+    name = change[0].strip("-") if len(change) == 2 else "recipe"
+    refused("train", *change, "--resume", "--out", points, says=f"was started with {name} ", status=2)
+
+
+@pytest.mark.parametrize("change", [["--data", "elsewhere"], ["--split", "test"]], ids=lambda change: change[0])
+def test_a_run_is_resumed_on_its_own_data(images, refused, change):
+    refused("train", *change, "--resume", "--out", images, says=f"was started with {change[0].strip('-')} ", status=2)
+
+
+def test_a_run_whose_data_have_changed_shape_is_refused(here, kept, images, refused):
+    idx_folder = digits(here / "idx")
+    run = recipes.load(images)
+    place = {**run.config.data, "folder": str(idx_folder)}
+    recipes.save(images, dataclasses.replace(run.config, data=place), run.state)
+    digits(idx_folder, side=10)
+    refused("train", "--resume", "--out", images, says="its data are now (10, 10, 1)", status=2)
+
+
+def test_saying_again_what_a_run_is_does_no_harm(points, capsys):
+    assert tinydiff_(*POINTS, "--seed", 0, "--resume", "--out", points) == 0
+    assert "resumed after step 6" in capsys.readouterr().out
+
+
+# Damaged checkpoints
+
+
+def rewrite(path, change_flat=None, change_words=None, **metadata):
+    """Write a checkpoint anew with something changed, whatever tinydiff would say to that."""
+    trees, words = checkpoint.load(path)
+    flat = tree.flatten(trees)
+    if change_flat:
+        change_flat(flat)
+    if change_words:
+        change_words(words)
+    header = {"format": checkpoint.FORMAT, "words": json.dumps(words), **metadata}
+    path.write_bytes(safetensors.numpy.save(flat, header))
+
+
+def reshaped(flat):
+    flat["average.out.w"] = flat["average.out.w"].T.copy()
+
+
+DAMAGES = {
+    "empty": (lambda path: path.write_bytes(b""), "not a whole checkpoint"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "not a whole checkpoint"),
+    "garbage": (lambda path: path.write_bytes(bytes(range(256)) * 40), "not a whole checkpoint"),
+    "another format": (lambda path: rewrite(path, format="tinydiff 99"), "'tinydiff 99', this version reads"),
+    "missing weight": (lambda path: rewrite(path, lambda f: f.pop("params.out.b")), "tensor params.out.b is missing"),
+    "missing moments": (lambda path: rewrite(path, lambda f: f.pop("v")), "tensor v is missing"),
+    "misshapen": (lambda path: rewrite(path, reshaped), "tensor average.out.w is float32[2, 128]"),
+    "superfluous": (lambda path: rewrite(path, lambda f: f.update({"params.x": f["m"]})), "x does not belong"),
+    "a name that is none": (lambda path: rewrite(path, lambda f: f.update({"m.x": f["m"]})), "the file is damaged"),
+    "no weights": (lambda path: rewrite(path, lambda f: f.clear()), "the file is damaged"),
+    "no config": (lambda path: rewrite(path, None, lambda w: w.pop("config")), "description is damaged"),
+    "no step": (lambda path: rewrite(path, None, lambda w: w.pop("step")), "description is damaged"),
+    "no folder": (lambda path: rewrite(path, None, lambda w: w["config"]["data"].pop("folder")), "description is damaged"),
+    "unknown setting": (lambda p: rewrite(p, None, lambda w: w["config"]["settings"].update(x=1)), "description is damaged"),
+    "bad setting": (lambda p: rewrite(p, None, lambda w: w["config"]["settings"].update(lr=-1)), "description is damaged"),
+    "unknown network": (lambda p: rewrite(p, None, lambda w: w["config"]["network"].update(kind="x")), "damaged"),
+    "unknown schedule": (lambda p: rewrite(p, None, lambda w: w["config"].update(schedule="x")), "unknown schedule"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_one_line(points, refused, damage):
+    change, says = DAMAGES[damage]
+    change(points / "checkpoint.safetensors")
+    for command in (["info"], ["sample"], ["evaluate"], ["train", "--resume", "--out"]):
+        refused(*command, points, says=says)
+
+
+# Sampling
+
+
+def npz(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def x_of(path):
+    with np.load(path) as file:
+        assert file.files == ["x"]
+        return file["x"]
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_samples_of_points(points, sampler):
+    assert tinydiff_("sample", points, "--n", 7, "--sampler", sampler, "--out", "x.npz") == 0
+    x = x_of("x.npz")
+    assert x.dtype == np.float32 and x.shape == (7, 2) and np.isfinite(x).all() and x.std() > 0
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_samples_of_images_keep_within_the_grey_values(images, sampler):
+    assert tinydiff_("sample", images, "--n", 5, "--sampler", sampler, "--out", "x.npz") == 0
+    x = x_of("x.npz")
+    assert x.dtype == np.float32 and x.shape == (5, 8, 8, 1)
+    assert abs(x).max() <= 1 + 1e-5  # x_0 is clipped, and then rounded once more
+
+
+@pytest.mark.parametrize("run", ["points", "images"])
+def test_pictures_of_samples(run, request, capsys):
+    run = request.getfixturevalue(run)
+    assert tinydiff_("sample", run, "--n", 5, "--out", "x.png") == 0
+    assert capsys.readouterr().out == f"wrote x.png: 5 samples of {run}, ddim\n"
+    assert tinydiff_("sample", run, "--n", 5, "--steps", 3, "--out", "x.gif") == 0
+    with Image.open("x.png") as picture, Image.open("x.gif") as film:
+        assert (picture.format, film.format) == ("PNG", "GIF")
+        assert min(picture.size) > 8 and film.n_frames > 1
+
+
+def drawn(run, name, *options):
+    assert tinydiff_("sample", run, "--n", 6, *options, "--out", name) == 0
+    return Path(name).read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".png", ".gif"])
+def test_the_same_seed_gives_the_same_bytes(points, suffix):
+    options = ["--sampler", "ddpm", "--steps", 5]
+    first = drawn(points, f"a{suffix}", *options, "--seed", 3)
+    assert drawn(points, f"b{suffix}", *options, "--seed", 3) == first
+    if suffix != ".png":  # where samples of an untrained model may lie off the page
+        assert drawn(points, f"c{suffix}", *options, "--seed", 4) != first
+
+
+def test_every_option_of_a_sampler_matters(points):
+    ways = [[], ["--eta", 1], ["--eta", 0.5], ["--steps", 3], ["--sampler", "ddpm"], ["--sampler", "ddpm", "--v", 0]]
+    assert len({drawn(points, f"{i}.npz", *way) for i, way in enumerate(ways)}) == len(ways)
+    assert drawn(points, "all.npz", "--steps", T) == drawn(points, "default.npz")  # 50 steps, but no more than T
+
+
+def test_samples_do_not_depend_on_how_many_are_asked_for(kept):
+    """Chunks have noise of their own: the first chunk is the same whether or not others follow."""
+    run = recipes.load(kept / "points")
+    few, more = (recipes.draw(run, n, "ddpm", steps=4, chunk=4) for n in (4, 11))
+    assert np.array_equal(more[:4], few) and more.shape == (11, 2)
+    assert len(np.unique(more[:, 0])) == 11
+
+
+def test_a_film_is_every_step_from_noise_to_sample(kept):
+    run = recipes.load(kept / "points")
+    film = recipes.draw(run, 5, steps=3, chunk=2, frames=True)
+    assert [frame.shape for frame in film] == [(5, 2)] * 4
+    assert np.array_equal(film[-1], recipes.draw(run, 5, steps=3, chunk=2))
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (["--steps", T + 1], f"steps must be in 1..{T} (the schedule's T), got {T + 1}"),
+        (["--sampler", "ddpm", "--steps", 1000], "got 1000"),
+        (["--eta", 1.5], "eta must be in [0, 1], got 1.5"),
+        (["--eta", -0.1], "eta must be in [0, 1]"),
+        (["--eta", "nan"], "eta must be in [0, 1], got nan"),
+        (["--sampler", "ddpm", "--v", 2], "v must be in [0, 1], got 2"),
+        (["--sampler", "ddpm", "--v", "nan"], "v must be in [0, 1], got nan"),
+        (["--out", "x.jpg"], "--out must end in .png, .gif or .npz, got x.jpg"),
+        (["--out", "x"], "got x"),
+        (["--out", "a-file/x.npz"], "a-file"),
+        (["--out", "a-folder.npz"], "must be a file"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_a_bad_wish_for_samples_is_one_line(here, points, refused, options, says):
+    (here / "a-file").write_text("of mine")
+    (here / "a-folder.npz").mkdir()
+    refused("sample", points, "--n", 2, *options, says=says)
+
+
+# Judging
+
+
+def test_evaluate_points(points, capsys):
+    assert tinydiff_("evaluate", points, "--n", 100) == 0
+    first = capsys.readouterr().out
+    assert "energy distance to the data" in first and "between two draws of the data" in first
+    assert tinydiff_("evaluate", points, "--n", 100) == 0
+    assert capsys.readouterr().out == first
+    assert tinydiff_("evaluate", points, "--n", 100, "--seed", 1, "--steps", 3) == 0
+    assert capsys.readouterr().out != first
+
+
+def test_evaluate_samples_in_a_file(here, capsys):
+    np.savez("x.npz", x=data.moons(300, np.random.default_rng(5)))
+    ratios = {}
+    for recipe in ("moons", "circles"):
+        assert tinydiff_("evaluate", "x.npz", "--recipe", recipe) == 0
+        ratios[recipe] = float(re.search(r"([\d.]+) times", capsys.readouterr().out)[1])
+    assert ratios["moons"] < 4 < ratios["circles"]
+
+
+@pytest.fixture
+def quick_judge(monkeypatch):
+    train_judge = evaluate.train_judge
+    monkeypatch.setattr(evaluate, "train_judge", lambda x, labels, seed: train_judge(x, labels, seed, steps=3))
+
+
+def test_evaluate_digits(kept, images, capsys, quick_judge):
+    assert tinydiff_("evaluate", images, "--n", 8, "--steps", 2) == 0
+    out = capsys.readouterr().out
+    assert "judge over 90 % sure" in out and "Fréchet" in out and "8 images against 8" in out
+    assert tinydiff_("sample", images, "--n", 8, "--steps", 2, "--out", "x.npz") == 0
+    capsys.readouterr()
+    assert tinydiff_("evaluate", "x.npz", "--data", kept / "idx") == 0
+    assert capsys.readouterr().out == out
+
+
+@pytest.mark.parametrize(
+    "arrays, says",
+    [
+        ({"y": np.zeros((3, 2), "f4")}, "holds no samples"),
+        ({"x": np.zeros((3, 2), int)}, "got int64 (3, 2)"),
+        ({"x": np.zeros((3, 2, 2))}, "got float64 (3, 2, 2)"),
+        ({"x": np.zeros((0, 2))}, "got float64 (0, 2)"),
+        ({"x": np.full((3, 2), np.nan)}, "finite"),
+        ({"x": np.zeros((3, 3))}, "coordinates"),
+        ({"x": np.array([None])}, "holds no samples"),
+    ],
+    ids=str,
+)
+def test_a_file_without_samples_is_one_line(here, refused, arrays, says):
+    Path("x.npz").write_bytes(npz(**arrays))
+    refused("evaluate", "x.npz", says=says)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04garbage", npz(x=np.zeros((9, 2)))[:-30]], ids=range(4))
+def test_garbage_named_npz_is_one_line(here, refused, content):
+    Path("x.npz").write_bytes(content)
+    refused("evaluate", "x.npz", says="holds no samples", status=2)
+
+
+def test_what_cannot_be_judged_is_one_line(here, kept, points, images, refused):
+    np.save("mine.npy", np.zeros((4, 8, 8), np.uint8))
+    refused("evaluate", images, "--recipe", "images", "--data", "mine.npy", says="these images have none", status=2)
+    refused("evaluate", points, "--recipe", "mnist", says="points need a toy set", status=2)
+    refused("evaluate", points, "--steps", T + 1, says="steps must be in", status=2)
+    Path("x.npz").write_bytes(npz(x=np.zeros((6, 10, 10, 1), "f4")))
+    shutil.copytree(kept / "idx", "idx")
+    for path in Path("idx").glob("t10k*"):
+        path.unlink()
+    refused("evaluate", "x.npz", "--data", "idx", says="no test split; judging needs both", status=1)
+
+
+def test_samples_of_another_size_than_the_digits_are_one_line(here, kept, refused, quick_judge):
+    Path("x.npz").write_bytes(npz(x=np.zeros((6, 10, 10, 1), "f4")))
+    refused("evaluate", "x.npz", "--data", kept / "idx", says="samples: got the shape (6, 10, 10, 1)", status=2)
+
+
+# Looking
+
+
+def test_info(images, points, capsys):
+    assert tinydiff_("info", points) == 0
+    out = capsys.readouterr().out
+    assert "trained on moons: examples of shape (2,)" in out and f"cosine schedule, T = {T}" in out
+    assert "for        6 steps" in out
+    run = recipes.load(points)
+    total = tree.count(run.state.params)
+    blocks = [int(n.replace(",", "")) for n in re.findall(r"^  \w+ +([\d,]+)$", out, re.M)]
+    assert f"parameters {total:,}\n" in out and sum(blocks) == total and len(blocks) == len(run.state.params)
+    assert tinydiff_("info", images / "checkpoint.safetensors") == 0
+    assert ", train split: examples of shape (8, 8, 1)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", schedule.SCHEDULES)
+def test_schedule(here, capsys, name):
+    assert tinydiff_("schedule", name, "--T", 100) == 0
+    out = capsys.readouterr().out
+    rows = [line.split() for line in out.splitlines()[1:12]]
+    chain = schedule.named(name, 100)
+    assert [int(row[0]) for row in rows] == list(range(0, 101, 10))
+    assert [float(row[2]) for row in rows] == [pytest.approx(a, rel=1e-3) for a in chain.alpha_bar[::10]]
+    assert "verdict: noise" in out
+    with Image.open(f"schedule-{name}-100.png") as picture:
+        assert picture.format == "PNG"
+
+
+@pytest.mark.parametrize(
+    "chain", [schedule.constant(1000, 1e-4), schedule.constant(50, 0.01), schedule.Schedule(np.linspace(1e-4, 0.02, 50))]
+)
+def test_the_verdict_on_too_little_noise(chain):
+    """Betas that are too small, too few steps, and a thousand steps' betas cut to fifty."""
+    lines = "\n".join(schedule.verdict(chain))
+    assert "verdict: NOT noise" in lines and f"alpha_bar_T = {chain.alpha_bar[-1]:.3g}" in lines
+
+
+def test_the_command_says_so_too(here, capsys, monkeypatch):
+    monkeypatch.setitem(schedule.SCHEDULES, "constant", lambda T: schedule.constant(T, 0.001))
+    assert tinydiff_("schedule", "constant", "--T", 100) == 0
+    assert "verdict: NOT noise yet" in capsys.readouterr().out
+
+
+def test_check_one_law(capsys):
+    assert tinydiff_("check", "one_jump_is_many_steps") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("one_jump_is_many_steps") and lines[1].endswith("holds")
+    assert lines[2:] == ["no law is broken; seed 0"]
+
+
+def test_check_all_laws_on_a_schedule(capsys):
+    assert tinydiff_("check", "--schedule", "cosine", "--T", 50) == 0
+    assert "no law is broken" in capsys.readouterr().out
+
+
+def test_check_finds_a_broken_formula(capsys, monkeypatch):
+    from tinydiff import forward
+
+    right = forward.posterior_var
+    monkeypatch.setattr(forward, "posterior_var", lambda ab_s, ab_t: 1.01 * right(ab_s, ab_t))
+    assert main(["check"]) == 1
+    out = capsys.readouterr().out
+    assert "BROKEN" in out and re.search(r"^\d+ broken; seed 0$", out, re.M)
+
+
+OPTIONS = {
+    "train": "--out --steps --minutes --batch --lr --schedule --T --data --split --resume --workers --seed --device",
+    "sample": "--sampler --steps --eta --v --n --out --seed --device",
+    "evaluate": "--n --steps --recipe --data --split --seed",
+    "schedule": "--T --out",
+    "check": "--schedule --T --seed",
+    "info": "",
+}
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_names_every_option(capsys, command):
+    with pytest.raises(SystemExit) as info:
+        main([command, "--help"])
+    out = capsys.readouterr().out
+    assert info.value.code == 0
+    named = set(re.findall(r"(?<![\w-])--?\w[\w-]*", out.split("options:")[1]))
+    assert set(OPTIONS[command].split()) | {"--help", "-h"} <= named
+    assert set(re.findall(r"^  (--\w+)", out, re.M)) == set(OPTIONS[command].split())
+
+
+def test_help_names_every_command_and_train_every_recipe(capsys):
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(re.search(rf"^ +{command} ", out, re.M) for command in OPTIONS)
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    words = capsys.readouterr().out
+    assert all(recipe in words for recipe in recipes.RECIPES)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as info:
+        main(["--version"])
+    assert info.value.code == 0 and capsys.readouterr().out == f"tinydiff {tinydiff.__version__}\n"
+
+
+def test_a_traceback_for_those_who_ask(monkeypatch, here):
+    monkeypatch.setenv("TINYDIFF_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError):
+        main(["info", "nowhere"])
+
+
+# Real processes
+
+
+def command(*arguments, **options):
+    """`python -m tinydiff`, in a process and a group of its own."""
+    line = [sys.executable, "-m", "tinydiff", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    return subprocess.Popen(line, start_new_session=True, **pipes)
+
+
+def test_as_a_module_and_a_real_exit(here):
+    with command("info", "nowhere") as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith("tinydiff: no run at nowhere") and err.count("\n") == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_an_output_that_cannot_be_written_is_one_line(kept):
+    with open("/dev/full", "w") as full_disk, command("info", kept / "points", stdout=full_disk) as process:
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (1, f"tinydiff: {FULL}\n")
+
+
+def test_weights_thrown_away_are_one_line_and_no_warnings(here, points):
+    with command(*POINTS, "--lr", "1e38", "--out", "r") as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and err.count("\n") == 1, err
+    assert err.startswith("tinydiff: step 1 has the loss ") and "smaller learning rate" in err
+    assert not Path("r/checkpoint.safetensors").exists()
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+
+
+@posix
+@pytest.mark.parametrize("number, n_workers", [(signal.SIGINT, 2), (signal.SIGTERM, 1)])
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(here, kept, number, n_workers):
+    """To the whole group, as a terminal sends Ctrl-C; the workers, too, must take it in good part."""
+    long = ["train", "mnist", "--steps", 100_000, "--batch", 4, "--T", 5, "--schedule", "cosine", "--data", kept / "idx"]
+    with command(*long, "--workers", n_workers, "--out", "a run") as process:
+        wait_for(Path("a run/metrics.jsonl"), process)
+        time.sleep(0.3)
+        os.killpg(process.pid, number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number and err == ""
+    last = out.splitlines()[-1]
+    step = recipes.load("a run").state.step
+    assert last.startswith(f"stopped after step {step:,}; saved. Continue with: tinydiff train --resume --out ")
+    assert shlex.split(last.split("with: ")[1]) == ["tinydiff", "train", "--resume", "--out", "a run"]
+    assert len(Path("a run/metrics.jsonl").read_text().splitlines()) == step >= 1
+
+
+def wait_for(path, process):
+    for _ in range(600):
+        if path.exists():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError(f"no {path}")
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch):
+    """Send this process `times` signals during a step, given its number from 1."""
+    real = recipes.batches
+
+    def arrange(at, times=1, number=signal.SIGINT):
+        def batches(*arguments):
+            batch = real(*arguments)
+
+            def interrupted(step):
+                for _ in range(times if step + 1 == at else 0):
+                    signal.raise_signal(number)
+                return batch(step)
+
+            return interrupted
+
+        monkeypatch.setattr(recipes, "batches", batches)
+
+    return arrange
+
+
+def test_what_it_says_when_stopped_is_how_to_go_on(here, points, capsys, interrupt_at):
+    interrupt_at(2)
+    assert tinydiff_(*POINTS, "--out", "stopped") == 130
+    said = capsys.readouterr().out.splitlines()[-1]
+    interrupt_at(None)
+    assert tinydiff_(*shlex.split(said.split("with: ")[1])[1:]) == 0
+    assert "resumed after step 2" in capsys.readouterr().out
+    flat = [tree.flatten(dict(vars(recipes.load(run).state), seconds=0)) for run in ("stopped", points)]
+    assert all(np.array_equal(flat[0][name], flat[1][name]) for name in flat[0])
+
+
+def test_a_second_ctrl_c_stops_at_once(here, points, refused, capsys, interrupt_at):
+    half_done(points)
+    interrupt_at(5, times=2)
+    refused("train", "--resume", "--out", points, says="interrupted", status=130)
+    assert recipes.load(points).state.step == 3
+
+
+def test_a_terminated_run_has_its_own_status(here, interrupt_at):
+    interrupt_at(3, number=signal.SIGTERM)
+    assert tinydiff_(*POINTS, "--out", "r") == 143
+    assert recipes.load("r").state.step == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_worker_that_is_killed_ends_the_run_with_one_line(images, refused, monkeypatch):
+    half = recipes.load(images)
+    recipes.save(images, half.config, recipes.start(half.config))
+    (images / "metrics.jsonl").write_text("")
+    started = []
+
+    class Doomed(workers.Workers):
+        def __call__(self, params, batch):
+            started.extend(self.children)
+            os.kill(self.children[0], signal.SIGKILL)
+            return super().__call__(params, batch)
+
+    monkeypatch.setattr(workers, "Workers", Doomed)
+    refused("train", "--resume", "--workers", 2, "--out", images, says="a worker process died", status=1)
+    assert recipes.load(images).state.step == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0], 0)
+
+
+KILLED = """
+import os, signal, sys
+from tinydiff import recipes
+replace, saves = os.replace, []
+def killed(a, b):
+    saves.append(b) if str(b).endswith("checkpoint.safetensors") else None
+    os.kill(os.getpid(), signal.SIGKILL) if len(saves) == 4 else replace(a, b)
+os.replace = killed
+config, x = recipes.configure("moons", steps=6, batch=16, T=24, schedule="cosine")
+recipes.train_run("r", config, x, every=0.0)
+"""
+
+
+@posix
+def test_killed_while_it_saves_a_run_goes_on_from_the_last_checkpoint(here, points, capsys):
+    done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    stale = [path for path in Path("r").iterdir() if path.name.startswith(".tinydiff-")]
+    assert len(stale) == 1 and recipes.load("r").state.step == 3
+    assert tinydiff_("train", "--resume", "--out", "r") == 0
+    assert not stale[0].exists()
+    flat = [tree.flatten(dict(vars(recipes.load(run).state), seconds=0)) for run in ("r", points)]
+    assert all(np.array_equal(flat[0][name], flat[1][name]) for name in flat[0])
+    assert len(Path("r/metrics.jsonl").read_text().splitlines()) == 6
