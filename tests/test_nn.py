@@ -1,4 +1,4 @@
-"""The networks: shapes and sizes, the time, gradients, every array library, and parity with the same network in PyTorch."""
+"""The networks: shapes and sizes, the time, gradients, every array library, and parity with PyTorch."""
 import math
 
 import numpy as np

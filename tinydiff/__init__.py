@@ -1,7 +1,8 @@
 """tinydiff: diffusion models from scratch, in the papers' own symbols, with the laws that prove them.
 
-Read in this order: gaussian, schedule, forward, loss; then a network (nn/mlp, nn/unet, on tensor/); then sampler. Beside
-them oracle (perfect denoisers) and laws (what must hold). data, train, recipes and the command line put them to work.
+Read in this order: gaussian, schedule, forward, loss; then a network (nn/mlp, nn/unet, on tensor/); then sampler.
+Beside them oracle (perfect denoisers) and laws (what must hold). data, train, recipes and the command line put them to
+work.
 """
 from importlib import import_module
 

@@ -138,36 +138,26 @@ def _evaluate(options):
     asked = {"name": options.recipe, "folder": options.data, "split": options.split}
     place = {**place, **{name: value for name, value in asked.items() if value}}
     if images:
-        real, labels, held_out = _labelled(data, **place)
+        real, labels = data.load(place["name"], place["folder"], place["split"])
+        if labels is None:
+            raise ValueError("a judge learns from labels, and these images have none; try mnist or fashion-mnist")
     elif place["name"] not in data.TOYS:
         raise ValueError(f"points need a toy set beside them, got {place['name']!r}; --recipe {' or '.join(data.TOYS)}")
     if run:
         x = recipes.draw(run, options.n or (1000 if images else 2000), steps=options.steps, seed=options.seed)
     if images:
         judge = evaluate.train_judge(real, labels, seed=options.seed)
-        report = evaluate.judge_digits(judge, x, real, held_out, seed=options.seed)
+        seen, held_out = evaluate.shares(len(real), options.seed)
+        report = evaluate.judge_digits(judge, x, real[seen], real[held_out], seed=options.seed)
     else:
         report = evaluate.energy_report(x, data.TOYS[place["name"]], np.random.default_rng(options.seed))
     print("\n".join(report.lines()))
 
 
-def _labelled(data, name, folder, split):
-    """The images that a run was trained on, their labels, and images that it has not seen: the other split's."""
-    real, labels = data.load(name, folder, split)
-    if labels is None:
-        raise ValueError("a judge learns from labels, and these images have none; try mnist or fashion-mnist")
-    other = "test" if split == "train" else "train"
-    try:
-        held_out, _ = data.load(name, folder, other)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{folder}: no {other} split; judging needs both, the other one being unseen") from None
-    return real, labels, held_out
-
-
 def _samples_in(path):
     try:
-        with np.load(path, allow_pickle=False) as file:
-            x = file["x"]
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            x = arrays["x"]
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {path}") from None
     except Exception as problem:  # a zip, header or pickle error, each with its own exception
@@ -282,7 +272,7 @@ def _parser():
     sub.add_argument("--steps", type=_whole, help="ddim steps to draw them with (default: 50)")
     sub.add_argument("--recipe", help="the data to compare with (default: the run's; mnist or spiral for a file)")
     sub.add_argument("--data", metavar="PATH", help="folder of IDX files")
-    sub.add_argument("--split", choices=("train", "test"), help="what it was trained on; the other is unseen")
+    sub.add_argument("--split", choices=("train", "test"), help="which IDX files")
     sub.add_argument("--seed", type=_seed, default=0)
 
     sub = command("schedule", _schedule, "a table, a picture and a plain verdict on a noise schedule")

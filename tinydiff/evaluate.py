@@ -123,8 +123,14 @@ class Judge:
     accuracy: float
 
 
+def shares(n, seed=0):
+    """Which of n images a judge of this seed learns from, and the fifth that it never sees: two arrays of indices."""
+    order = np.random.default_rng([seed, 0]).permutation(n)
+    return order[n // 5 :], order[: n // 5]
+
+
 def train_judge(x, labels, seed=0, steps=1500, batch=100, lr=5e-3):
-    """A judge, trained on four fifths of the images; its accuracy is that on the last fifth.
+    """A judge, trained on four fifths of the images (`shares`); its accuracy is that on the last fifth.
 
     Adam on the cross-entropy, the rate falling to zero. Images are moved at random by up to a fourteenth of
     their side and given faint noise, so that the judge looks past both. A classifier that knows nothing but
@@ -143,8 +149,7 @@ def train_judge(x, labels, seed=0, steps=1500, batch=100, lr=5e-3):
         got = f"{len(x)} of {labels.max() + 1}"
         raise ValueError(f"a judge needs ten images, of two classes, got {got}; add some")
     config = classifier.Config(size=x.shape[1], channels=x.shape[3], classes=int(labels.max()) + 1)
-    order = np.random.default_rng([seed, 0]).permutation(len(x))
-    held_out, ours = order[: len(x) // 5], order[len(x) // 5 :]
+    ours, held_out = shares(len(x), seed)
     params = _train(x[ours], labels[ours], config, np.random.default_rng([seed, 1]), steps, batch, lr)
     probabilities, _ = ask(Judge(config, params, math.nan), x[held_out])
     return Judge(config, params, float((probabilities.argmax(axis=1) == labels[held_out]).mean()))
@@ -231,7 +236,7 @@ class Beside(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DigitReport:
-    """What `judge_digits` found: of the samples, and beside it of real images that nobody had seen.
+    """What `judge_digits` found: of the samples, and beside it of real images that the judge had not seen.
 
     sure    : share that the judge is over 90 % sure of.
     entropy : of the classes that it chose, bits: 0 if one only, log2 of their number if equally often.
@@ -273,8 +278,8 @@ def judge_digits(judge, samples, real, held_out, seed=0):
     two draws of one law it is above 0, and falls as n grows (Chong & Forsyth 2020, arXiv:1911.07023).
 
     judge   : of `train_judge`.
-    samples : (N, H, H, C). real: the images that the model was trained on. held_out: real images that neither
-              the model nor the judge has seen, four at least.
+    samples : (N, H, H, C). real: images that the model was trained on. held_out: real images that the judge has not
+              seen and that are not among `real`, four at least.
     Returns : DigitReport.
     Raises  : ValueError for images unlike the judge's, too few, or not finite.
     """

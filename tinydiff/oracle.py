@@ -80,7 +80,7 @@ def mixture_reverse(schedule, x_t, t, s, weights, means, variances):
         q(x_s | x_t) = Σ_k r_k(x_t) N(x_s; Bayes(√ᾱ_s m_k, ᾱ_s v_k + 1-ᾱ_s; x_t = √α_{t|s} x_s + noise))
 
     It is why small steps matter: only as β -> 0 does it become the Gaussian that p_θ assumes.
-    Source : Bishop 2006, PRML, eqs. (2.116), (9.13); the claim: Sohl-Dickstein et al. 2015, arXiv:1503.03585, section 2.2.
+    Source : Bishop 2006, PRML, eqs. (2.116), (9.13); the claim: Sohl-Dickstein et al. 2015, arXiv:1503.03585, sec. 2.2.
     x_t    : one number. Returns weights, means, variances, each (K,).
     """
     weights, means, variances = _checked(weights, np.reshape(means, (-1, 1)), variances)

@@ -1,7 +1,7 @@
 """From noise to data: DDPM's ancestral sampler, DDIM, and DDIM run backwards.
 
-A sampler takes any `eps_fn(x_t, t) -> ε̂` (a network, an exact denoiser, a guided one), starts from x_T ~ N(0, I) and is a
-generator: it yields x_s after each step, so `*_, x0 = sample_ddim(...)` keeps the last, a film all of them.
+A sampler takes any `eps_fn(x_t, t) -> ε̂` (a network, an exact denoiser, a guided one), starts from x_T ~ N(0, I) and
+is a generator: it yields x_s after each step, so `*_, x0 = sample_ddim(...)` keeps the last, a film all of them.
 A step goes from t to any s < t; the schedule at the visited times is all that it needs.
 """
 import numpy as np

@@ -33,7 +33,7 @@ class Schedule:
         wrong = [t for t, beta in enumerate(betas, 1) if not 0 < beta < 1]
         if wrong:
             t = wrong[0]
-            raise ValueError(f"beta must lie in (0, 1), got beta_{t} = {betas[t - 1]:.4g}; take more steps or less noise")
+            raise ValueError(f"beta must lie in (0, 1), got beta_{t} = {betas[t - 1]:.4g}; take more steps")
         self.name, self.T = name, len(betas)
         self.beta = np.concatenate([betas[:1] * 0, betas])
         self.alpha = 1 - self.beta
@@ -183,7 +183,7 @@ def _whole(T):
 
 
 def verdict(schedule):
-    """Has the chain reached noise? ᾱ_T, KL(q(x_T|x_0) || N(0, I)) for a coordinate at x_0 = 1, and what to change if not.
+    """Has the chain reached noise? ᾱ_T, KL(q(x_T|x_0) || N(0, I)) at x_0 = 1, and what to change if not.
 
         KL = ½ [(1-ᾱ) - 1 - ln(1-ᾱ) + ᾱ x_0²],   in bits
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import forward, gaussian, schedule
 from ..schedule import verdict
-from .domains import Earlier, Family, Number, Points, Schedule, Steps, Time, Times, Unit, Variance
+from .domains import Earlier, Number, Points, Schedule, Steps, Time, Times, Unit, Variance
 from .law import LawBroken, law
 
 # Gaussians
@@ -117,10 +117,11 @@ def verdict_counts_the_bits(schedule: Schedule):
 
 
 @law("DDPM section 4", of=[schedule.linear, schedule.quadratic, schedule.constant, schedule.named], kind=1, tol=0.1)
-def total_noise_does_not_depend_on_T(family: Family, n=1000):
-    """ln ᾱ_T tends to -1000 × the mean β at rate 1/T: more steps are finer steps."""
+def total_noise_does_not_depend_on_T(n=1000):
+    """ln ᾱ_T tends to -1000 × the mean β at rate 1/T, in every family: more steps are finer steps."""
     mean = {"linear": (1e-4 + 0.02) / 2, "quadratic": (1e-4 + (1e-4 * 0.02) ** 0.5 + 0.02) / 3, "constant": 0.01}
-    return math.log(schedule.named(family, n).alpha_bar[-1]), -1000 * mean[family]
+    left = tuple(math.log(schedule.named(family, n).alpha_bar[-1]) for family in mean)
+    return left, tuple(-1000 * mean[family] for family in mean)
 
 
 @law("DDPM section 4", of=[schedule.linear, schedule.quadratic, schedule.constant, schedule.named])
@@ -132,16 +133,22 @@ def betas_as_published():
     return ends + middle, (1e-4, 0.02, 1e-4, 0.02, 0.01, 0.01, 0.0201, 0.01 + math.sqrt(0.02))
 
 
+@law("definition", of=[schedule.Schedule.alpha_bar_at])
+def the_curve_passes_through_the_table(schedule: Schedule, t: Times):
+    """ᾱ(t) at whole t is ᾱ_t, for every schedule."""
+    return schedule.alpha_bar_at(t), schedule.alpha_bar[t]
+
+
 @law("Improved DDPM (17)", of=[schedule.cosine, schedule.named, schedule.Schedule.alpha_bar_at], tol=1e-11)
 def cosine_betas_give_back_the_cosine(T: Steps, u: Unit):
-    """Products of 1-β are f(t)/f(0), at every t before the clipped last ones, and in between."""
+    """Products of 1-β are f(t)/f(0) up to T-1, and in between; the last step's β is 0.999, its ᾱ geometric."""
     cosine = schedule.named("cosine", T)
 
     def f(t):
         return (1 + math.cos((t / T + 0.008) / 1.008 * math.pi)) / 2
 
-    last = max(t for t in range(T + 1) if cosine.beta[t] < 0.999)
-    sides = [(cosine.alpha_bar_at(t), f(t) / f(0)) for t in (last, u * last)]
+    sides = [(cosine.alpha_bar_at(t), f(t) / f(0)) for t in (T - 1, u * (T - 1))]
+    sides.append((cosine.alpha_bar_at(T - 1 + u), f(T - 1) / f(0) * 0.001**u))
     return tuple(map(tuple, zip(*sides, strict=True)))
 
 
@@ -166,10 +173,10 @@ def linear_betas_are_a_gamma_function(T: Steps, u: Unit):
 
 @law("DDPM section 4, t real", of=[schedule.constant, schedule.linear, schedule.Schedule.alpha_bar_at])
 def constant_beta_is_geometric(T: Steps, u: Unit):
-    """ᾱ(t) = (1-β)^t for real t, whether the schedule is called constant or linear with equal ends."""
-    chains = schedule.constant(T), schedule.constant(T, 0.3), schedule.linear(T, 0.01, 0.01)
-    left = tuple(float(chain.alpha_bar_at(u * T)) for chain in chains)
-    return left, tuple((1 - beta) ** (u * T) for beta in (10 / T, 0.3, 10 / T))
+    """ᾱ(t) = (1-β)^t for real t, whether the schedule is called constant or linear, with equal ends or of one step."""
+    chains = schedule.constant(T), schedule.constant(T, 0.3), schedule.linear(T, 0.01, 0.01), schedule.linear(1)
+    left = tuple(float(chain.alpha_bar_at(u * chain.T)) for chain in chains)
+    return left, tuple((1 - beta) ** (u * t) for beta, t in ((10 / T, T), (0.3, T), (10 / T, T), (0.1, 1)))
 
 
 # The forward process

@@ -48,11 +48,6 @@ def Batches(choose, got):
     return choose.integer(1, 20)
 
 
-def Family(choose, got):
-    """A schedule's name, of those with β ∝ 1/T."""
-    return choose.one_of(["linear", "quadratic", "constant"])
-
-
 def Steps(choose, got):
     """A number of steps, 30..300."""
     return choose.integer(30, 300)
