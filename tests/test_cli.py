@@ -516,7 +516,7 @@ def test_samples_do_not_depend_on_how_many_are_asked_for(kept):
 
 def test_a_film_is_every_step_from_noise_to_sample(kept):
     run = recipes.load(kept / "points")
-    film = recipes.draw(run, 5, steps=3, chunk=2, frames=True)
+    film = recipes.draw(run, 5, steps=3, chunk=2, frames=4)
     assert [frame.shape for frame in film] == [(5, 2)] * 4
     assert np.array_equal(film[-1], recipes.draw(run, 5, steps=3, chunk=2))
 

@@ -204,3 +204,27 @@ def test_workers_end_when_the_first_process_is_killed():
         process.kill()
         out, _ = process.communicate(timeout=20)
     assert out == b"" and process.returncode == -signal.SIGKILL
+
+
+# Work that shares nothing
+
+
+def _squared_but_one_dies(i):
+    if i == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return i * i
+
+
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_spread_work_comes_back_in_order(n):
+    seen = os.getpid()
+    found = list(workers.spread(lambda i: (i * i, os.getpid() != seen), range(5), n))
+    assert [square for square, _ in found] == [0, 1, 4, 9, 16]
+    assert all(elsewhere == (n > 1) for _, elsewhere in found)
+
+
+def test_spread_work_that_fails_or_dies_is_not_swallowed():
+    with pytest.raises(ZeroDivisionError):
+        list(workers.spread(lambda i: 1 // i, range(3), 2))
+    with pytest.raises(ChildProcessError, match="died"):
+        list(workers.spread(_squared_but_one_dies, range(4), 2))

@@ -111,10 +111,9 @@ def _sample(options):
     run, out = recipes.load(options.run_folder), Path(options.out)
     if out.suffix not in (".png", ".gif", ".npz"):
         raise ValueError(f"--out must end in .png, .gif or .npz, got {out}")
-    chosen = {"steps": options.steps, "eta": options.eta, "v": options.v, "seed": options.seed}
-    x = recipes.draw(
-        run, options.n, options.sampler, device=device(options.device), frames=out.suffix == ".gif", **chosen
-    )
+    chosen = {name: getattr(options, name) for name in ("steps", "eta", "v", "seed")}
+    chosen |= {"device": device(options.device), "n_workers": options.workers}
+    x = recipes.draw(run, options.n, options.sampler, frames=60 if out.suffix == ".gif" else 0, **chosen)
     if out.suffix == ".gif":
         plot.reverse_gif(x, out)
     elif out.suffix == ".npz":
@@ -144,7 +143,9 @@ def _evaluate(options):
     elif place["name"] not in data.TOYS:
         raise ValueError(f"points need a toy set beside them, got {place['name']!r}; --recipe {' or '.join(data.TOYS)}")
     if run:
-        x = recipes.draw(run, options.n or (1000 if images else 2000), steps=options.steps, seed=options.seed)
+        n, method = (1000, "ddim") if images else (2000, "ddpm")
+        chosen = {"steps": options.steps, "seed": options.seed, "n_workers": options.workers}
+        x = recipes.draw(run, options.n or n, options.sampler or method, **chosen)
     if images:
         judge = evaluate.train_judge(real, labels, seed=options.seed)
         seen, held_out = evaluate.shares(len(real), options.seed)
@@ -252,8 +253,7 @@ def _parser():
     sub.add_argument("--data", metavar="PATH", help="folder of IDX files or of pictures, or a .npy array")
     sub.add_argument("--split", choices=("train", "test"), help="which IDX files (default: train)")
     sub.add_argument("--resume", action="store_true", help="go on with the run in --out, as if it had not stopped")
-    cores = os.cpu_count() or 1
-    sub.add_argument("--workers", type=_whole, default=cores, help="processes for images (default: one a core)")
+    _workers(sub)
     _common(sub, seed=None)
 
     sub = command("sample", _sample, "draw samples from a run")
@@ -264,15 +264,18 @@ def _parser():
     sub.add_argument("--v", type=float, default=1.0, help="variance of ddpm: 1 for beta, 0 for beta tilde (default: 1)")
     sub.add_argument("--n", type=_whole, default=64, help="how many (default: 64)")
     sub.add_argument("--out", default="samples.png", metavar="FILE", help=".png, .gif or .npz (default: samples.png)")
+    _workers(sub)
     _common(sub)
 
     sub = command("evaluate", _evaluate, "measure samples against the data, beside the data against themselves")
     sub.add_argument("source", metavar="RUN|FILE.npz")
     sub.add_argument("--n", type=_whole, help="samples to draw from a run (default: 1000 images, 2000 points)")
-    sub.add_argument("--steps", type=_whole, help="ddim steps to draw them with (default: 50)")
+    sub.add_argument("--sampler", choices=("ddpm", "ddim"), help="(default: ddim for images, ddpm for points)")
+    sub.add_argument("--steps", type=_whole, help="steps to draw them with (default: ddpm T, ddim 50)")
     sub.add_argument("--recipe", help="the data to compare with (default: the run's; mnist or spiral for a file)")
     sub.add_argument("--data", metavar="PATH", help="folder of IDX files")
     sub.add_argument("--split", choices=("train", "test"), help="which IDX files")
+    _workers(sub)
     sub.add_argument("--seed", type=_seed, default=0)
 
     sub = command("schedule", _schedule, "a table, a picture and a plain verdict on a noise schedule")
@@ -289,6 +292,11 @@ def _parser():
     sub = command("info", _info, "what a run is: data, network, how long, parameters by block")
     sub.add_argument("run_folder", metavar="RUN")
     return parser
+
+
+def _workers(sub):
+    cores = os.cpu_count() or 1
+    sub.add_argument("--workers", type=_whole, default=cores, help="processes for images (default: one a core)")
 
 
 def _common(sub, seed=0):

@@ -350,11 +350,12 @@ def _peek(path, config, state, device):
 # Samples
 
 
-def draw(run, n, method="ddim", steps=None, eta=0.0, v=1.0, seed=0, device=None, chunk=250, frames=False, say=True):
-    """n samples of a run, NumPy float32 (n, ...) in data units; with `frames`, the list of all x_s from x_T to x_0.
+def draw(run, n, method="ddim", steps=None, eta=0.0, v=1.0, seed=0, device=None, n_workers=1, frames=0, chunk=100):
+    """n samples of a run, NumPy float32 (n, ...) in data units; with `frames`, that many x_s on the way, x_T to x_0.
 
     method: "ddpm" or "ddim"; steps: T for ddpm and 50 for ddim unless given; eta: of DDIM; v: of `sampler.reverse_var`.
-    Drawn `chunk` at a time, so memory does not grow with n; chunk k's noise depends on (seed, k) alone.
+    Drawn `chunk` at a time by `n_workers` processes, so memory does not grow with n; chunk k's noise depends on
+    (seed, k) alone, so the samples do not depend on how they are spread.
     """
     from tqdm import tqdm
 
@@ -367,28 +368,34 @@ def draw(run, n, method="ddim", steps=None, eta=0.0, v=1.0, seed=0, device=None,
     config, device = run.config, device or device_called("cpu")
     chain = schedule.named(config.schedule, config.T)
     steps = steps if steps is not None else config.T if method == "ddpm" else min(50, config.T)
-    times = sampler.timesteps(config.T, steps)
-    guess, sizes = eps_fn(config, device.put(run.state.average)), [min(chunk, n - i) for i in range(0, n, chunk)]
-    out, films = [], []
-    total, quiet = len(sizes) * (len(times) - 1), None if say else True
-    with _one_thread(), tqdm(total=total, disable=quiet, desc="sampling") as bar:
-        for k, size in enumerate(sizes):
-            rng = device.rng(seed, k)
-            x = device.put(rng.standard_normal((size, *config.shape), "f4"))
-            film = [device.get(x)] if frames else []
-            if method == "ddpm":
-                steps_of = sampler.sample_ddpm(guess, chain, x, rng, steps, v)
-            else:
-                steps_of = sampler.sample_ddim(guess, chain, x, rng, steps, eta)
-            for x in steps_of:
+    length = len(sampler.timesteps(config.T, steps)) - 1
+    guess = eps_fn(config, device.put(run.state.average))
+    kept = {round(i) for i in np.linspace(0, length, frames)} if frames else {length}
+    chunks = range(-(-n // chunk))
+    n_workers = n_workers if device.name == "cpu" and len(chunks) > 1 else 1
+
+    def work(k):
+        rng = device.rng(seed, k)
+        x = device.put(rng.standard_normal((min(chunk, n - k * chunk), *config.shape), "f4"))
+        film = [device.get(x)] if 0 in kept else []
+        if method == "ddpm":
+            walk = sampler.sample_ddpm(guess, chain, x, rng, steps, v)
+        else:
+            walk = sampler.sample_ddim(guess, chain, x, rng, steps, eta)
+        for i, x in enumerate(walk, 1):
+            if i in kept:
+                film.append(device.get(x))
+            if n_workers == 1:
                 bar.update()
-                if frames:
-                    film.append(device.get(x))
-            out.append(device.get(x))
+        return film
+
+    films = []
+    with _one_thread(), tqdm(total=len(chunks) * length, disable=None, desc="sampling") as bar:
+        for film in workers.spread(work, chunks, n_workers):
             films.append(film)
-    if frames:
-        return [np.concatenate(parts) for parts in zip(*films, strict=True)]
-    return np.concatenate(out)
+            bar.update(length if n_workers > 1 else 0)
+    whole = [np.concatenate(parts) for parts in zip(*films, strict=True)]
+    return whole if frames else whole[-1]
 
 
 def pictures(folder, run, x, seed=0, device=None):
@@ -401,7 +408,7 @@ def pictures(folder, run, x, seed=0, device=None):
     noised = [forward.q_sample(chain, shown, t, eps) for t in times]
     plot.forward_process(noised, [f"t = {t}" for t in times], folder / "forward.png")
     n = 64 if config.images else 2000
-    film = draw(run, n, "ddim" if config.images else "ddpm", seed=seed, device=device, frames=True)
+    film = draw(run, n, "ddim" if config.images else "ddpm", seed=seed, device=device, frames=60)
     if config.images:
         plot.image_grid(film[-1], folder / "samples.png")
     else:

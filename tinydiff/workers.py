@@ -14,8 +14,10 @@ import mmap
 import os
 import signal
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from multiprocessing import Pipe
+from multiprocessing import Pipe, get_context
 
 import numpy as np
 
@@ -102,6 +104,37 @@ class Workers:
         for pid in self.children:
             os.waitpid(pid, 0)
         self.pipes, self.children = [], []
+
+
+def spread(f, items, n):
+    """Yield f(item) for each item, in order, worked out by `n` forked processes: for work that shares nothing.
+
+    Raises ChildProcessError if a process dies; what f raises.
+    """
+    global _task
+    n = min(n, len(items)) if hasattr(os, "fork") else 1
+    if n == 1:
+        yield from map(f, items)
+        return
+    _task = f  # the processes are forked with it, so it need not be something that can be pickled
+    sys.stdout.flush()
+    sys.stderr.flush()
+    by_default = (signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: they go without a word, the first process has the last one
+    with ProcessPoolExecutor(n, get_context("fork"), signal.signal, by_default) as pool:
+        try:
+            yield from pool.map(_do_task, items)
+        except BrokenProcessPool:
+            raise ChildProcessError("a worker process died") from None
+        finally:
+            _task = None
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+_task = None
+
+
+def _do_task(item):
+    return _task(item)
 
 
 def _talk(call, *message):
