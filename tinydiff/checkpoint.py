@@ -1,9 +1,11 @@
 """A run in one file: named arrays and a few words about them, in the safetensors format.
 
 The arrays are the leaves of parameter trees, each under its path ("params.down.0.halve.w"); the words are one JSON
-object in the file's header. A file is written beside the old one and moved into its place when it is whole.
+object in the file's header, with a checksum of every array, for the format has none. A file is written beside the old
+one and moved into its place when it is whole.
 """
 import json
+import zlib
 
 import numpy as np
 
@@ -19,7 +21,9 @@ def save(path, trees, words):
 
     # safetensors writes a strided array's memory, not its numbers: lay each out first
     flat = {name: np.asarray(leaf, order="C") for name, leaf in tree.flatten(trees).items()}
-    content = safetensors.numpy.save(flat, {"format": FORMAT, "words": json.dumps(words)})
+    sums = {name: zlib.crc32(leaf) for name, leaf in flat.items()}
+    header = {"format": FORMAT, "words": json.dumps(words), "crc32": json.dumps(sums)}
+    content = safetensors.numpy.save(flat, header)
     with files.write_aside(path) as aside:  # not save_file, whose full disk is no OSError
         aside.write_bytes(content)
 
@@ -39,9 +43,12 @@ def load(path):
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} has format {header.get('format')!r}, this version reads {FORMAT!r}; train it again")
     try:
-        words = json.loads(header["words"])
+        words, sums = json.loads(header["words"]), json.loads(header["crc32"])
     except (KeyError, json.JSONDecodeError):
         raise ValueError(f"{path} is not a whole checkpoint (its description cannot be read)") from None
+    for name, leaf in flat.items():
+        if zlib.crc32(leaf) != sums.get(name):
+            raise ValueError(f"{path} is damaged: tensor {name} is not what was saved; use an older copy")
     return tree.unflatten(flat), words
 
 

@@ -7,6 +7,7 @@ Wherever it comes from, a network meets float32 in data units: points (N, 2) cen
 import gzip
 import math
 import struct
+import sys
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -298,10 +299,12 @@ def download(name, split):
 def _fetch(mirrors, file, sha256, folder):
     import pooch
 
+    pooch.get_logger().setLevel("WARNING")  # a bar will do: its notes would stand before our one line
+    chosen = {"known_hash": f"sha256:{sha256}", "fname": file, "path": folder, "progressbar": sys.stderr.isatty()}
     tried = []
     for mirror in mirrors:
         try:
-            return pooch.retrieve(f"{mirror}/{file}", known_hash=f"sha256:{sha256}", fname=file, path=folder)
+            return pooch.retrieve(f"{mirror}/{file}", **chosen)
         except (OSError, ValueError) as error:
             # pooch's ValueError is a wrong sum; of the others the name says enough, their text runs on.
             wrong_sum = isinstance(error, ValueError) and not isinstance(error, OSError)

@@ -103,7 +103,7 @@ def linear(T, beta_1=1e-4, beta_T=0.02):
     Source : Ho et al. 2020, arXiv:2006.11239, section 4 (T = 1000).
     Raises : ValueError for T < 1, or where the scaled β leave (0, 1): T <= 20 with the default betas.
     """
-    betas = _whole(T) and np.linspace(beta_1, beta_T, T) * (1000 / T)
+    betas = _whole(T) and _rising(beta_1, beta_T, T) * (1000 / T)
     b = (betas[-1] - betas[0]) / max(T - 1, 1)
 
     def interpolate(n, f):
@@ -112,6 +112,11 @@ def linear(T, beta_1=1e-4, beta_T=0.02):
         return math.exp(f * math.log(b) + _log_gamma_ratio((1 - betas[n]) / b + 1, f))
 
     return Schedule(betas, "linear", interpolate)
+
+
+def _rising(first, last, T):
+    """T even steps that end at `last` exactly; one step is the last."""
+    return np.linspace(last, first, T)[::-1]
 
 
 def _log_gamma_ratio(z, f):
@@ -129,7 +134,7 @@ def quadratic(T, beta_1=1e-4, beta_T=0.02):
     Source : Ho et al. 2020, arXiv:2006.11239, appendix B (among the schedules it tried), "quad" in its released code.
     Raises : ValueError for T < 1, or where the scaled β leave (0, 1).
     """
-    return Schedule(_whole(T) and np.linspace(beta_1**0.5, beta_T**0.5, T) ** 2 * (1000 / T), "quadratic")
+    return Schedule(_whole(T) and _rising(beta_1**0.5, beta_T**0.5, T) ** 2 * (1000 / T), "quadratic")
 
 
 def constant(T, beta=None):

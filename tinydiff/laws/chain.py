@@ -173,10 +173,10 @@ def linear_betas_are_a_gamma_function(T: Steps, u: Unit):
 
 @law("DDPM section 4, t real", of=[schedule.constant, schedule.linear, schedule.Schedule.alpha_bar_at])
 def constant_beta_is_geometric(T: Steps, u: Unit):
-    """ᾱ(t) = (1-β)^t for real t, whether the schedule is called constant or linear, with equal ends or of one step."""
-    chains = schedule.constant(T), schedule.constant(T, 0.3), schedule.linear(T, 0.01, 0.01), schedule.linear(1)
+    """ᾱ(t) = (1-β)^t for real t, whether the schedule is called constant or linear with equal ends."""
+    chains = schedule.constant(T), schedule.constant(T, 0.3), schedule.linear(T, 0.01, 0.01)
     left = tuple(float(chain.alpha_bar_at(u * chain.T)) for chain in chains)
-    return left, tuple((1 - beta) ** (u * t) for beta, t in ((10 / T, T), (0.3, T), (10 / T, T), (0.1, 1)))
+    return left, tuple((1 - beta) ** (u * t) for beta, t in ((10 / T, T), (0.3, T), (10 / T, T)))
 
 
 # The forward process

@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import as_strided
 from . import winograd
 from .autodiff import defvjp_argnums, primitive
 
-CHUNK = 60_000  # numbers of a slice of the batch; 250 kB of float32 and its temporaries stay in a core's cache
+CHUNK = 60_000  # numbers in a slice of the batch: 250 kB of float32, and what is made of them, stay in the cache
 
 
 def keep_memory():
