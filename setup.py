@@ -19,7 +19,7 @@ setup(
     packages=find_packages(include=["tinydiff", "tinydiff.*"]),
     package_data={"tinydiff": ["py.typed"]},
     install_requires=[
-        "numpy>=1.26",
+        "numpy>=2",
         "autograd>=1.7,<2",  # autograd.core is internal: held to one major version
         "matplotlib>=3.8",
         "pillow>=10",

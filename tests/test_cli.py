@@ -537,6 +537,8 @@ def test_a_film_is_every_step_from_noise_to_sample(kept):
     [
         (["--steps", T + 1], f"steps must be in 1..{T} (the schedule's T), got {T + 1}"),
         (["--sampler", "ddpm", "--steps", 1000], "got 1000"),
+        (["--sampler", "ddpm", "--eta", 0.5], "--eta is of ddim"),
+        (["--v", 0.5], "--v is of ddpm"),
         (["--eta", 1.5], "eta must be in [0, 1], got 1.5"),
         (["--eta", -0.1], "eta must be in [0, 1]"),
         (["--eta", "nan"], "eta must be in [0, 1], got nan"),
@@ -671,17 +673,22 @@ def test_the_verdict_on_too_little_noise(chain):
     assert "verdict: NOT noise" in lines and f"alpha_bar_T = {chain.alpha_bar[-1]:.3g}" in lines
 
 
-def test_the_command_says_so_too(here, capsys, monkeypatch):
-    monkeypatch.setitem(schedule.SCHEDULES, "constant", lambda T: schedule.constant(T, 0.001))
-    assert tinydiff_("schedule", "constant", "--T", 100) == 0
-    assert "verdict: NOT noise yet" in capsys.readouterr().out
+def test_the_command_says_so_too(here, capsys, refused):
+    """Betas meant for 1000 steps, on 50: taken as they are."""
+    assert tinydiff_("schedule", "linear", "--T", 50, "--beta-1", 1e-4, "--beta-T", 0.02) == 0
+    out = capsys.readouterr().out
+    assert "verdict: NOT noise yet" in out and "alpha_bar_T = 0.603" in out
+    refused("schedule", "cosine", "--beta-1", 1e-4, "--beta-T", 0.02, says="with the linear or the quadratic", status=2)
+    refused("schedule", "linear", "--beta-T", 0.02, says="go together", status=2)
 
 
 def test_check_one_law(capsys):
-    assert tinydiff_("check", "one_jump_is_many_steps") == 0
+    assert tinydiff_("check", "one_jump_is_many_steps", "--seed", 5) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("one_jump_is_many_steps") and lines[1].endswith("holds")
-    assert lines[2:] == ["no law is broken; seed 0"]
+    assert lines[2:] == ["no law is broken; seed 5"]
+    drawn = {tinydiff_("check", "root_squares_back") or capsys.readouterr().out.split()[-1] for _ in range(3)}
+    assert len(drawn) > 1  # inputs are new each time: three equal seeds of a million, once in 10^12
 
 
 def test_check_all_laws_on_a_schedule(capsys):
@@ -694,7 +701,7 @@ def test_check_finds_a_broken_formula(capsys, monkeypatch):
 
     right = forward.posterior_var
     monkeypatch.setattr(forward, "posterior_var", lambda ab_s, ab_t: 1.01 * right(ab_s, ab_t))
-    assert main(["check"]) == 1
+    assert main(["check", "--seed", "0"]) == 1
     out = capsys.readouterr().out
     assert "BROKEN" in out and re.search(r"^\d+ broken; seed 0$", out, re.M)
 
@@ -702,8 +709,8 @@ def test_check_finds_a_broken_formula(capsys, monkeypatch):
 OPTIONS = {
     "train": "--out --steps --minutes --batch --lr --schedule --T --data --split --resume --workers --seed --device",
     "sample": "--sampler --steps --eta --v --n --out --workers --seed --device",
-    "evaluate": "--n --sampler --steps --recipe --data --split --workers --seed",
-    "schedule": "--T --out",
+    "evaluate": "--n --sampler --steps --recipe --data --split --workers --seed --device",
+    "schedule": "--T --beta-1 --beta-T --out",
     "check": "--schedule --T --seed",
     "info": "",
 }
@@ -717,7 +724,7 @@ def test_help_names_every_option(capsys, command):
     assert info.value.code == 0
     named = set(re.findall(r"(?<![\w-])--?\w[\w-]*", out.split("options:")[1]))
     assert set(OPTIONS[command].split()) | {"--help", "-h"} <= named
-    assert set(re.findall(r"^  (--\w+)", out, re.M)) == set(OPTIONS[command].split())
+    assert set(re.findall(r"^  (--[\w-]+)", out, re.M)) == set(OPTIONS[command].split())
 
 
 def test_help_names_every_command_and_train_every_recipe(capsys):
@@ -771,7 +778,7 @@ def test_weights_thrown_away_are_one_line_and_no_warnings(here, points):
     with command(*POINTS, "--lr", "1e38", "--out", "r") as process:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and err.count("\n") == 1, err
-    assert err.startswith("tinydiff: step 1 has the loss ") and "smaller learning rate" in err
+    assert err.startswith("tinydiff: step 1 has the loss ") and "smaller --lr" in err
     assert not Path("r/checkpoint.safetensors").exists()
 
 

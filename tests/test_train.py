@@ -116,7 +116,8 @@ def test_a_step_is_its_parts_one_after_the_other():
         rate = 0.01 * min(1, (k + 1) / 4) * 0.5 * (1 + math.cos(math.pi * k / 8))
         params, moments = optim.adam(params, optim.clip(grads, norm, 0.2), moments, rate)
         average = optim.ema(average, params, k, 0.9)
-        assert (report.loss, report.lr) == (float(value), pytest.approx(rate, rel=1e-12))
+        assert report.lr == pytest.approx(rate, rel=1e-12)
+        assert report.loss == pytest.approx(float(value), rel=1e-5)  # the norm is summed in another order
         assert report.norm == pytest.approx(norm, rel=1e-5)
         np.testing.assert_allclose(tree.pack(state.params), tree.pack(params), rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(tree.pack(state.average), tree.pack(average), rtol=1e-4, atol=1e-6)
@@ -157,7 +158,7 @@ def test_the_loss_of_the_spiral_falls():
     """From 1, which guessing no noise costs, to below 0.6 within 200 steps; it ends near 0.35."""
     config, x = recipes.configure("spiral", steps=200, batch=128)
     losses = [report.loss for _, report in loop(config, batches=recipes.batches(config, x, CPU))]
-    assert abs(np.mean(losses[:3]) - 1) < 0.1
+    assert abs(losses[0] - 1) < 0.53  # the mean of 256 squares of N(0, 1): six standard deviations, 2e-9
     assert np.mean(losses[-50:]) < 0.6
 
 

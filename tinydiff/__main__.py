@@ -3,6 +3,7 @@ import argparse
 import json
 import math
 import os
+import secrets
 import shlex
 import sys
 from pathlib import Path
@@ -25,8 +26,10 @@ def main(arguments=None):
         status = options.run(options) or 0
         sys.stdout.flush()
         return status
-    except (ValueError, OSError, FloatingPointError, MemoryError, ImportError) as problem:
-        if os.environ.get("TINYDIFF_TRACEBACK"):
+    except Exception as problem:
+        expected = (ValueError, OSError, FloatingPointError, MemoryError, ImportError)
+        ours = isinstance(problem, expected) or type(problem).__module__.startswith("cupy")
+        if not ours or os.environ.get("TINYDIFF_TRACEBACK"):  # set it to see where a line came from
             raise
         print(f"tinydiff: {_one_line(problem)}", file=sys.stderr)
         _flush_or_drop()
@@ -86,7 +89,7 @@ def _train(options):
         again = f"tinydiff train --resume --out {shlex.quote(str(folder))}"
         print(f"stopped after step {state.step:,}; saved. Continue with: {again}")
         return 128 + stopped
-    recipes.pictures(folder, recipes.load(folder), x, device=where)
+    recipes.pictures(folder, recipes.load(folder), x, device=where, n_workers=options.workers)
     taken = f"{state.step:,} steps in {state.seconds / 60:.1f} minutes"
     print(f"done: {taken}; look at {folder / 'samples.png'}, reverse.gif, forward.png and loss.png")
 
@@ -109,9 +112,14 @@ def _sample(options):
     from .tensor.device import device
 
     run, out = recipes.load(options.run_folder), Path(options.out)
+    if options.eta and options.sampler == "ddpm":
+        raise ValueError("--eta is of ddim, got --sampler ddpm; --v chooses its variance")
+    if options.v is not None and options.sampler == "ddim":
+        raise ValueError("--v is of ddpm, got --sampler ddim; --eta chooses its noise")
     if out.suffix not in (".png", ".gif", ".npz"):
         raise ValueError(f"--out must end in .png, .gif or .npz, got {out}")
-    chosen = {name: getattr(options, name) for name in ("steps", "eta", "v", "seed")}
+    chosen = {name: getattr(options, name) for name in ("steps", "eta", "seed")}
+    chosen |= {"v": 1.0 if options.v is None else options.v}
     chosen |= {"device": device(options.device), "n_workers": options.workers}
     x = recipes.draw(run, options.n, options.sampler, frames=60 if out.suffix == ".gif" else 0, **chosen)
     if out.suffix == ".gif":
@@ -128,13 +136,18 @@ def _sample(options):
 
 def _evaluate(options):
     from . import data, evaluate, recipes
+    from .tensor.device import device
 
     source = Path(options.source)
     run = None if source.suffix == ".npz" else recipes.load(source)
     x = None if run else _samples_in(source)
+    if not run and (options.n or options.sampler or options.steps):
+        raise ValueError("--n, --sampler and --steps draw from a run; a file's samples are taken as they are")
     images = run.config.images if run else x.ndim == 4
     place = run.config.data if run else {"name": "mnist" if images else "spiral", "folder": None, "split": "train"}
     asked = {"name": options.recipe, "folder": options.data, "split": options.split}
+    if options.recipe and options.recipe != place["name"]:
+        place = {**place, "folder": None}  # the run's folder holds other data
     place = {**place, **{name: value for name, value in asked.items() if value}}
     if images:
         real, labels = data.load(place["name"], place["folder"], place["split"])
@@ -145,13 +158,15 @@ def _evaluate(options):
     if run:
         n, method = (1000, "ddim") if images else (2000, "ddpm")
         chosen = {"steps": options.steps, "seed": options.seed, "n_workers": options.workers}
+        chosen["device"] = device(options.device)
         x = recipes.draw(run, options.n or n, options.sampler or method, **chosen)
     if images:
         judge = evaluate.train_judge(real, labels, seed=options.seed)
         seen, held_out = evaluate.shares(len(real), options.seed)
         report = evaluate.judge_digits(judge, x, real[seen], real[held_out], seed=options.seed)
     else:
-        report = evaluate.energy_report(x, data.TOYS[place["name"]], np.random.default_rng(options.seed))
+        rng = np.random.default_rng([options.seed, recipes.EVALUATION])
+        report = evaluate.energy_report(x, data.TOYS[place["name"]], rng)
     print("\n".join(report.lines()))
 
 
@@ -171,7 +186,7 @@ def _samples_in(path):
 def _schedule(options):
     from . import plot, schedule
 
-    chain = schedule.named(options.name, options.T)
+    chain = _chain(options)
     rows = sorted({round(t) for t in np.linspace(0, chain.T, min(chain.T, 10) + 1)})
     print(f"{'t':>7} {'beta':>10} {'alpha_bar':>12} {'SNR':>12}")
     for t in rows:
@@ -184,6 +199,18 @@ def _schedule(options):
     print(f"picture: {out}")
 
 
+def _chain(options):
+    """The schedule asked for; betas given on the command line are taken as they are, not scaled to T."""
+    from . import schedule
+
+    ends = [options.beta_1, options.beta_T]
+    if ends == [None, None]:
+        return schedule.named(options.name, options.T)
+    if options.name not in ("linear", "quadratic") or None in ends:
+        raise ValueError("--beta-1 and --beta-T go together, and with the linear or the quadratic schedule")
+    return schedule.SCHEDULES[options.name](options.T, *(beta * options.T / 1000 for beta in ends))
+
+
 def _check(options):
     from . import laws, schedule
 
@@ -191,13 +218,14 @@ def _check(options):
     if options.schedule or options.T is not None:
         T = 1000 if options.T is None else options.T
         given["schedule"] = schedule.named(options.schedule or "linear", T)
+    seed = secrets.randbelow(10**6) if options.seed is None else options.seed
     print(f"{'law':<46}{'equation':<40}{'cases':>6}{'error':>10}{'tolerance':>11}")
     broken = []
-    for law, cases, worst, problem in laws.run(options.laws or None, options.seed, **given):
+    for law, cases, worst, problem in laws.run(options.laws or None, seed, **given):
         mark = "BROKEN" if problem else "holds"
         print(f"{law.name:<46}{law.equation:<40}{cases:>6}{worst:>10.1e}{law.tol:>11.1e}  {mark}", flush=True)
         broken += [problem] if problem else []
-    print(f"{'no law is broken' if not broken else f'{len(broken)} broken'}; seed {options.seed}")
+    print(f"{'no law is broken' if not broken else f'{len(broken)} broken'}; seed {seed}")
     for problem in broken:
         print(f"  {_one_line(problem)[:1000]}")
     return FAILED if broken else 0
@@ -261,7 +289,7 @@ def _parser():
     sub.add_argument("--sampler", choices=("ddpm", "ddim"), default="ddim", help="(default: ddim)")
     sub.add_argument("--steps", type=_whole, help="steps, at most the schedule's T (default: ddpm T, ddim 50)")
     sub.add_argument("--eta", type=float, default=0.0, help="noise of ddim, 0..1 (default: 0, none)")
-    sub.add_argument("--v", type=float, default=1.0, help="variance of ddpm: 1 for beta, 0 for beta tilde (default: 1)")
+    sub.add_argument("--v", type=float, help="variance of ddpm: 1 for beta, 0 for beta tilde (default: 1)")
     sub.add_argument("--n", type=_whole, default=64, help="how many (default: 64)")
     sub.add_argument("--out", default="samples.png", metavar="FILE", help=".png, .gif or .npz (default: samples.png)")
     _workers(sub)
@@ -276,18 +304,20 @@ def _parser():
     sub.add_argument("--data", metavar="PATH", help="folder of IDX files")
     sub.add_argument("--split", choices=("train", "test"), help="which IDX files")
     _workers(sub)
-    sub.add_argument("--seed", type=_seed, default=0)
+    _common(sub)
 
     sub = command("schedule", _schedule, "a table, a picture and a plain verdict on a noise schedule")
     sub.add_argument("name", metavar="NAME", help="linear, cosine, quadratic or constant")
     sub.add_argument("--T", type=int, default=1000, help="(default: 1000)")
+    sub.add_argument("--beta-1", type=_positive, dest="beta_1", help="first beta, as it is (with --beta-T)")
+    sub.add_argument("--beta-T", type=_positive, dest="beta_T", help="last beta, as it is: 0.02 in DDPM, for T = 1000")
     sub.add_argument("--out", metavar="FILE.png", help="(default: schedule-NAME-T.png)")
 
     sub = command("check", _check, "check the laws on freshly drawn inputs, in seconds")
     sub.add_argument("laws", nargs="*", metavar="LAW", help="(default: all)")
     sub.add_argument("--schedule", help="check on this schedule rather than on drawn ones")
-    sub.add_argument("--T", type=int, help="its steps (default: 1000)")
-    sub.add_argument("--seed", type=_seed, default=0)
+    sub.add_argument("--T", type=int, help="its steps (default: 1000; the schedule: linear)")
+    sub.add_argument("--seed", type=_seed, help="draw the same inputs again (default: new ones)")
 
     sub = command("info", _info, "what a run is: data, network, how long, parameters by block")
     sub.add_argument("run_folder", metavar="RUN")
@@ -295,12 +325,12 @@ def _parser():
 
 
 def _workers(sub):
-    cores = os.cpu_count() or 1
-    sub.add_argument("--workers", type=_whole, default=cores, help="processes for images (default: one a core)")
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    sub.add_argument("--workers", type=_whole, default=allowed, help="processes on the CPU (default: one a core)")
 
 
 def _common(sub, seed=0):
-    sub.add_argument("--seed", type=_seed, default=seed, help="decides every random draw (default: 0)")
+    sub.add_argument("--seed", type=_seed, default=seed, help="of weights, batches, noise, samples (default: 0)")
     sub.add_argument("--device", choices=("cpu", "gpu"), help="(default: a usable GPU, else the CPU)")
 
 

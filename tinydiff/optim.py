@@ -46,7 +46,7 @@ def ema(average, params, step, decay):
 
 def global_norm(grads):
     """√Σ g² over every number of the tree."""
-    return math.sqrt(sum(float((g * g).sum()) for g in tree.leaves(grads)))
+    return math.sqrt(sum(float(g.reshape(-1) @ g.reshape(-1)) for g in tree.leaves(grads)))
 
 
 def clip(grads, norm, longest):

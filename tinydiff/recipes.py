@@ -19,10 +19,13 @@ from .tensor.device import device as device_called
 
 NETWORKS = {"mlp": mlp, "unet": unet}
 
+# What a draw is for. A generator is seeded by [seed, purpose, number], so no two of them share a stream.
+TOY_DATA, WEIGHTS, BATCH, NOISE, SAMPLES, PICTURES, EVALUATION = range(1, 8)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything that a run depends on. Saved whole in its checkpoint, and compared whole when it is resumed.
+    """Everything that a run depends on. Saved whole in its checkpoint, and taken whole when it is resumed.
 
     data: name, folder and split; network: its kind and its Config's fields; shape: of one example.
     """
@@ -117,7 +120,7 @@ def configure(recipe, folder=None, split="train", **changes):
 def load_data(source, n=100_000, seed=0):
     """The examples that a Config's `data` names: n fresh points of a toy set, or the images."""
     if source["name"] in data.TOYS:
-        return data.TOYS[source["name"]](n, np.random.default_rng([seed, 1]))
+        return data.TOYS[source["name"]](n, np.random.default_rng([seed, TOY_DATA]))
     return data.load(source["name"], source["folder"], source["split"])[0]
 
 
@@ -134,40 +137,42 @@ def network(config):
 def eps_fn(config, params):
     """The trained ε̂(x_t, t); for images with x̂_0 kept in [-1, 1]."""
     module, shape = network(config)
-    steps = schedule.named(config.schedule, config.T)
+    chain = schedule.named(config.schedule, config.T)
 
     def predict(x, t):
         return module.apply(params, x, t, shape)
 
-    return loss.eps_fn(predict, steps, config.target, clip=config.images)
+    return loss.eps_fn(predict, chain, config.target, clip=config.images)
 
 
 def step_fn(config):
     """(params, batch) -> (loss, gradients): L_simple of a batch {"x0", "t", "eps"}."""
     module, shape = network(config)
-    steps = schedule.named(config.schedule, config.T)
+    chain = schedule.named(config.schedule, config.T)
 
     def l_simple(params, batch):
         def predict(x, t):
             return module.apply(params, x, t, shape)
 
-        return loss.l_simple(
-            predict, steps, batch["x0"], batch["t"], batch["eps"], config.target, config.weighting
-        )
+        x0, t, eps = batch["x0"], batch["t"], batch["eps"]
+        return loss.l_simple(predict, chain, x0, t, eps, config.target, config.weighting)
 
     return autodiff.value_and_grad(l_simple)
 
 
 def batches(config, x, device):
-    """step -> batch: its examples, times and noise depend on (seed, step) alone. Times stay on the host."""
+    """step -> batch: its examples, times and noise depend on (seed, step) alone, and not on the device.
+
+    Drawn on the host: a generator on a GPU is slow to make, and would draw other numbers. Times stay there.
+    """
     settings = train.Settings(**config.settings)
 
     def batch(step):
-        rng = np.random.default_rng([settings.seed, step])
+        rng = np.random.default_rng([settings.seed, BATCH, step])
         x0 = x[rng.integers(0, len(x), settings.batch)]
         t = loss.draw_times(rng, settings.batch, config.T)
-        eps = device.rng(settings.seed, step, 1).standard_normal(x0.shape, "f4")
-        return {"x0": device.put(x0), "t": t, "eps": eps}
+        eps = np.random.default_rng([settings.seed, NOISE, step]).standard_normal(x0.shape, "f4")
+        return {"x0": device.put(x0), "t": t, "eps": device.put(eps)}
 
     return batch
 
@@ -182,11 +187,6 @@ class Run:
     folder: Path
     config: Config
     state: train.State
-
-    @property
-    def eps_fn(self):
-        """ε̂ with the averaged weights."""
-        return eps_fn(self.config, self.state.average)
 
 
 def load(path):
@@ -226,7 +226,7 @@ def save(folder, config, state):
 def start(config):
     """The state before the first step: weights drawn from the seed."""
     module, shape = network(config)
-    return train.State.start(module.init(np.random.default_rng([config.settings["seed"], 0]), shape))
+    return train.State.start(module.init(np.random.default_rng([config.settings["seed"], WEIGHTS]), shape))
 
 
 def free_folder(name, root="runs"):
@@ -238,7 +238,7 @@ def free_folder(name, root="runs"):
     return folder
 
 
-def train_run(folder, config, x, state=None, device=None, n_workers=1, say=print, every=30.0):
+def train_run(folder, config, x, state=None, device=None, n_workers=1, every=30.0):
     """Train, writing the run folder as it goes; returns (state, the signal that stopped it or None).
 
     A checkpoint every `every` seconds and at the end; sample pictures at each tenth of a run of images; a line a step
@@ -341,21 +341,21 @@ class _bar:
 
 def _peek(path, config, state, device):
     """A few samples of the averaged weights, always from the same noise."""
-    x_T = device.rng(0).standard_normal((16, *config.shape), "f4")
-    steps = schedule.named(config.schedule, config.T)
-    *_, x0 = sampler.sample_ddim(eps_fn(config, state.average), steps, x_T, steps=min(20, config.T))
+    x_T = device.rng(0, PICTURES).standard_normal((16, *config.shape), "f4")
+    chain = schedule.named(config.schedule, config.T)
+    *_, x0 = sampler.sample_ddim(eps_fn(config, state.average), chain, x_T, steps=min(20, config.T))
     plot.image_grid(device.get(x0), path)
 
 
 # Samples
 
 
-def draw(run, n, method="ddim", steps=None, eta=0.0, v=1.0, seed=0, device=None, n_workers=1, frames=0, chunk=100):
+def draw(run, n, method="ddim", steps=None, eta=0.0, v=1.0, seed=0, device=None, n_workers=1, frames=0, chunk=None):
     """n samples of a run, NumPy float32 (n, ...) in data units; with `frames`, that many x_s on the way, x_T to x_0.
 
     method: "ddpm" or "ddim"; steps: T for ddpm and 50 for ddim unless given; eta: of DDIM; v: of `sampler.reverse_var`.
-    Drawn `chunk` at a time by `n_workers` processes, so memory does not grow with n; chunk k's noise depends on
-    (seed, k) alone, so the samples do not depend on how they are spread.
+    Drawn `chunk` at a time (32 images or 4,000 points unless given) by `n_workers` processes, so memory does not grow
+    with n; chunk k's noise depends on (seed, k) alone, so the samples do not depend on how they are spread.
     """
     from tqdm import tqdm
 
@@ -366,6 +366,7 @@ def draw(run, n, method="ddim", steps=None, eta=0.0, v=1.0, seed=0, device=None,
     if not 0 <= v <= 1:
         raise ValueError(f"v must be in [0, 1], got {v}; 1 is the variance beta, 0 beta tilde")
     config, device = run.config, device or device_called("cpu")
+    chunk = chunk or (32 if config.images else 4000)
     chain = schedule.named(config.schedule, config.T)
     steps = steps if steps is not None else config.T if method == "ddpm" else min(50, config.T)
     length = len(sampler.timesteps(config.T, steps)) - 1
@@ -375,7 +376,7 @@ def draw(run, n, method="ddim", steps=None, eta=0.0, v=1.0, seed=0, device=None,
     n_workers = n_workers if device.name == "cpu" and len(chunks) > 1 else 1
 
     def work(k):
-        rng = device.rng(seed, k)
+        rng = device.rng(seed, SAMPLES, k)
         x = device.put(rng.standard_normal((min(chunk, n - k * chunk), *config.shape), "f4"))
         film = [device.get(x)] if 0 in kept else []
         if method == "ddpm":
@@ -398,17 +399,17 @@ def draw(run, n, method="ddim", steps=None, eta=0.0, v=1.0, seed=0, device=None,
     return whole if frames else whole[-1]
 
 
-def pictures(folder, run, x, seed=0, device=None):
+def pictures(folder, run, x, seed=0, device=None, n_workers=1):
     """The pictures of a finished run: the forward process, samples (beside the data), the reverse process, the loss."""
     folder, config = Path(folder), run.config
-    chain, rng = schedule.named(config.schedule, config.T), np.random.default_rng(seed)
+    chain, rng = schedule.named(config.schedule, config.T), np.random.default_rng([seed, PICTURES])
     shown = x[rng.permutation(len(x))[: 6 if config.images else 2000]]
     eps = rng.standard_normal(shown.shape, "f4")
     times = [round(config.T * share) for share in (0, 0.1, 0.25, 0.5, 1)]
     noised = [forward.q_sample(chain, shown, t, eps) for t in times]
     plot.forward_process(noised, [f"t = {t}" for t in times], folder / "forward.png")
     n = 64 if config.images else 2000
-    film = draw(run, n, "ddim" if config.images else "ddpm", seed=seed, device=device, frames=60)
+    film = draw(run, n, "ddim" if config.images else "ddpm", seed=seed, device=device, n_workers=n_workers, frames=60)
     if config.images:
         plot.image_grid(film[-1], folder / "samples.png")
     else:

@@ -38,6 +38,8 @@ class Schedule:
         self.beta = np.concatenate([betas[:1] * 0, betas])
         self.alpha = 1 - self.beta
         self.alpha_bar = np.cumprod(self.alpha)
+        if self.alpha_bar[1] == 1 or self.alpha_bar[-1] == 0:
+            raise ValueError("betas so small or so many that alpha_bar rounds to 1 or to 0; take others or fewer steps")
         self._interpolate = interpolate
 
     @property
@@ -99,7 +101,7 @@ def linear(T, beta_1=1e-4, beta_T=0.02):
 
         β_t = (1000/T) [β_1 + (β_T - β_1) (t-1)/(T-1)]
 
-    With b the step of β and z = (1-β_{n+1})/b + 1, ᾱ_n = b^n Γ(z_0) / Γ(z_0 - n) is a closed form for real t too.
+    With b > 0 the step of β and z = (1-β_{n+1})/b + 1, ᾱ_n = b^n Γ(z_0) / Γ(z_0 - n) is a closed form for real t too.
     Source : Ho et al. 2020, arXiv:2006.11239, section 4 (T = 1000).
     Raises : ValueError for T < 1, or where the scaled β leave (0, 1): T <= 20 with the default betas.
     """

@@ -49,7 +49,8 @@ class Settings:
 class State:
     """All that a run is between two steps: weights, their moving average, Adam's moments and step, seconds spent.
 
-    params and average are trees whose leaves are views of one vector each; the moments are vectors in the same order.
+    params and average are trees, whose leaves are views of one vector each once a step has been made; the moments are
+    vectors in the same order.
     """
 
     params: dict
@@ -107,7 +108,7 @@ def train(step_fn, batches, state, settings):
             in_order = {"batch": batch, "weight": state.params, "gradient": grads, "new weight": params}
             raise FloatingPointError(
                 f"step {state.step + 1} has the loss {loss:g} and a gradient of length {norm:g}; the first tensor that "
-                f"is not finite: {first_not_finite(in_order)}; try a smaller learning rate"
+                f"is not finite: {first_not_finite(in_order)}; train anew with a smaller --lr"
             )
         average = optim.ema(tree.pack(state.average), vector, state.step, settings.average)
         state = State(params, tree.unpack(average, params), moments, time.perf_counter() - began)

@@ -35,8 +35,9 @@ class Workers:
         self.step_fn, self.n = step_fn, n if hasattr(os, "fork") else 1
         self.pipes, self.children = [], []
         if self.n > 1:
-            self.params = _shared_like(params)
-            self.gradients = [_shared_like(params) for _ in range(1, self.n)]
+            size = tree.count(params)
+            self.vector, *self.gradients = (_shared(size) for _ in range(self.n))
+            self.params = tree.unpack(self.vector, params)
             for i in range(1, self.n):
                 self._fork(self.gradients[i - 1])
 
@@ -68,7 +69,7 @@ class Workers:
         """The loss of a share, whose gradients are put in place; or what went wrong, in words."""
         try:
             loss, found = self.step_fn(self.params, batch)
-            tree.map(np.copyto, gradients, found)
+            np.copyto(gradients, tree.pack(found))
             return float(loss)
         except Exception as problem:
             return f"{type(problem).__name__}: {problem}"
@@ -77,7 +78,7 @@ class Workers:
         size = len(tree.leaves(batch)[0])
         if self.n == 1 or size < self.n:
             return self.step_fn(params, batch)
-        tree.map(np.copyto, self.params, params)
+        np.copyto(self.vector, tree.pack(params))
         ends = [size * i // self.n for i in range(self.n + 1)]
         shares = [tree.map(lambda x, a=a, b=b: x[a:b], batch) for a, b in zip(ends, ends[1:], strict=False)]
         weights = [(b - a) / size for a, b in zip(ends, ends[1:], strict=False)]
@@ -88,12 +89,10 @@ class Workers:
         for problem in losses:
             if isinstance(problem, str):
                 raise ChildProcessError(f"a worker process failed: {problem}")
-
-        def average(*gradients):
-            return sum(w * g for w, g in zip(weights, gradients, strict=True))
-
-        mean = tree.map(average, grads, *self.gradients)
-        return math.fsum(w * x for w, x in zip(weights, losses, strict=True)), mean
+        mean = weights[0] * tree.pack(grads)
+        for w, g in zip(weights[1:], self.gradients, strict=True):
+            mean += w * g
+        return math.fsum(w * x for w, x in zip(weights, losses, strict=True)), tree.unpack(mean, grads)
 
     def __enter__(self):
         return self
@@ -144,6 +143,6 @@ def _talk(call, *message):
         raise ChildProcessError("a worker process died; the last checkpoint is whole: --resume") from None
 
 
-def _shared_like(params):
-    """A tree like `params` in memory that forked processes share; it goes when the last of them does."""
-    return tree.unpack(np.frombuffer(mmap.mmap(-1, 4 * tree.count(params)), np.float32), params)
+def _shared(size):
+    """A float32 vector in memory that forked processes share; it goes when the last of them does."""
+    return np.frombuffer(mmap.mmap(-1, 4 * size), np.float32)

@@ -102,9 +102,9 @@ def Images(choose, got):
 
 
 def Kernel(choose, got):
-    """(k, k, 4, 2), k 1 or 3."""
-    k = choose.one_of([1, 3])
-    return choose.array((k, k, 4, 2), -1.0, 1.0)
+    """(k, k, 4, o), k 1 or 3; o 2 or 5, which decides whether Winograd does a 3 x 3."""
+    k, o = choose.one_of([1, 3]), choose.one_of([2, 5])
+    return choose.array((k, k, 4, o), -1.0, 1.0)
 
 
 def Stride(choose, got):

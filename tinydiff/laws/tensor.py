@@ -1,25 +1,29 @@
 """The tensor layer: the fast primitives equal the plain ones, and derivatives are adjoints."""
 import numpy as np
 
-from ..tensor import autodiff, conv, fast, ops
+from ..tensor import autodiff, conv, fast, ops, winograd
 from .domains import Flag, Images, Kernel, Number, Stride
 from .law import law
 
 
-@law("definition", of=[fast.conv2d, conv.conv2d])
+@law("definition; Lavin & Gray section 4", of=[fast.conv2d, winograd.conv2d])
 def fast_convolution_is_the_plain_one(x: Images, w: Kernel, stride: Stride, b: Number):
-    """Cache-sized pieces give the numbers of the whole product."""
-    bias = np.array([b, -b])
+    """Cache-sized pieces, mixed rows or not, give the numbers of the whole product."""
+    bias = np.linspace(-b, b, w.shape[3])
     return fast.conv2d(x, w, bias, stride), conv.plain_conv2d(x, w, bias, stride), 80.0
 
 
-@law("definition", of=[fast.conv2d_dx, fast.conv2d_dw, conv.conv2d_dx, conv.conv2d_dw])
+@law(
+    "definition; Lavin & Gray section 4",
+    of=[fast.conv2d_dx, fast.conv2d_dw, fast.conv2d_gradients, winograd.gradients],
+)
 def fast_gradients_are_the_plain_ones(x: Images, w: Kernel, stride: Stride):
     """So do the products that its derivatives are."""
     g = np.cos(conv.plain_conv2d(x, w, None, stride))
     k = w.shape[0]
-    left = (fast.conv2d_dx(g, w, x.shape, stride), fast.conv2d_dw(x, g, k, stride))
-    return left, (conv.plain_conv2d_dx(g, w, x.shape, stride), conv.plain_conv2d_dw(x, g, k, stride)), (40.0, 400.0)
+    apart = (fast.conv2d_dx(g, w, x.shape, stride), fast.conv2d_dw(x, g, k, stride))
+    plain = (conv.plain_conv2d_dx(g, w, x.shape, stride), conv.plain_conv2d_dw(x, g, k, stride))
+    return apart + fast.conv2d_gradients(g, x, w, stride), plain + plain, (90.0, 400.0) * 2
 
 
 @law("linear algebra", of=[conv.conv2d, conv.conv2d_dx, conv.conv2d_dw])
@@ -32,7 +36,7 @@ def gradients_of_a_convolution_are_adjoints(x: Images, w: Kernel, stride: Stride
     return (product, product), (by_image, np.sum(w * conv.conv2d_dw(x, g, w.shape[0], stride))), (9e3, 9e3)
 
 
-@law("Wu & He (7)", of=[ops.group_norm, fast.group_norm], tol=1e-8)
+@law("Wu & He (1)-(2), (6)-(7)", of=[ops.group_norm, fast.group_norm], tol=1e-8)
 def fast_group_norm_is_the_plain_one(x: Images, silu: Flag, gamma: Number, offset: Number):
     """Values and all three gradients, with and without silu, wherever the mean lies."""
     tree = {"x": 3 * x + 100 * offset, "gamma": gamma + np.arange(4.0), "beta": np.linspace(-1, 1, 4)}

@@ -8,7 +8,7 @@ Law: the fast versions in fast.py equal these (laws/tensor.py); gradients by tes
 """
 import numpy as np
 
-from . import fast
+from . import fast, winograd
 from .autodiff import defvjp, defvjp_argnums, isbox, primitive, xp_of
 from .ops import broadcast_to, getitem, matmul, mean, reshape, transpose
 
@@ -22,7 +22,9 @@ def patches(x, k, stride=1):
 
 def plain_conv2d(x, w, b=None, stride=1):
     k, _, c, out = w.shape
-    y = xp_of(x).matmul(patches(x, k, stride), w.reshape(k * k * c, out))
+    columns = patches(x, k, stride)
+    y = xp_of(x).matmul(columns.reshape(-1, k * k * c), w.reshape(k * k * c, out))
+    y = y.reshape(*columns.shape[:3], out)
     return y if b is None else y + b
 
 
@@ -38,7 +40,7 @@ def plain_conv2d_dx(g, w, shape, stride=1):
         spread = xp_of(g).zeros((*shape[:3], g.shape[-1]), g.dtype)
         spread[:, ::stride, ::stride] = g
         g = spread
-    return plain_conv2d(g, w[::-1, ::-1].transpose(0, 1, 3, 2))
+    return plain_conv2d(g, winograd.turn(w))
 
 
 @primitive

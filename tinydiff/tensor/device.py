@@ -44,7 +44,8 @@ def device(name=None):
         return Device("cpu", np)
     try:
         cupy = importlib.import_module("cupy")
-        cupy.zeros(1).sum()  # an import proves no GPU: use it once
+        x = cupy.random.default_rng(0).standard_normal((2, 2), "f4")  # an import proves no GPU: use it once,
+        float((x @ x).sum())  # with the libraries that training needs
         return Device("gpu", cupy)
     except Exception as problem:  # a missing module, driver or device, each with its own exception
         if name is None:

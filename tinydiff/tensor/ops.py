@@ -360,7 +360,7 @@ def attention(q, k, v):
 def group_norm(x, gamma, beta, groups, silu=False, eps=1e-5):
     """γ (x - mean) / √(var + ε) + β, mean and variance over positions and the channels of a group; then silu, if asked.
 
-    Source : Wu & He 2018, arXiv:1803.08494, eqs. (1)-(2), (7).
+    Source : Wu & He 2018, arXiv:1803.08494, eqs. (1)-(2), (6)-(7).
     x      : (B, ..., C), channels last; gamma, beta: (C,); groups divides C.
     """
     if xp_of(x) is np:

@@ -53,9 +53,26 @@ def map(f, tree, *others):
 
 
 def pack(tree):
-    """Every number of the tree in one vector, in the order of `flatten`: what a step of Adam works on."""
+    """Every number of the tree in one vector, in the order of `flatten`: what a step of Adam works on.
+
+    Of a tree that `unpack` made, it is the vector that the leaves are views of.
+    """
     flat = leaves(tree)
+    if _packed(flat):
+        return flat[0].base
     return np.concatenate([leaf.reshape(-1) for leaf in flat])  # CuPy's arrays take this call too
+
+
+def _packed(flat):
+    base = flat[0].base if type(flat[0]) is np.ndarray else None
+    if type(base) is not np.ndarray or base.ndim != 1 or base.size != sum(leaf.size for leaf in flat):
+        return False
+    place = base.ctypes.data
+    for leaf in flat:
+        if leaf.base is not base or leaf.ctypes.data != place or not leaf.flags.c_contiguous:
+            return False
+        place += leaf.nbytes
+    return True
 
 
 def unpack(vector, like):

@@ -11,7 +11,7 @@ Along the row nothing is gathered. With one column of zeros between rows, the th
 side in memory, 3 C numbers starting one pixel to its left; so a matrix whose lines overlap would be wanted, and because
 BLAS takes none, it is read as three, whose lines start at every third pixel.
 
-Source : Lavin & Gray 2015, arXiv:1509.09308, sections 4.1-4.2 (there in two dimensions).
+Source : Lavin & Gray 2015, arXiv:1509.09308, section 4 (there in two dimensions).
 Law    : equal to conv.plain_conv2d and its gradients (laws/tensor.py).
 """
 import numpy as np
