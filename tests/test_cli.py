@@ -135,7 +135,8 @@ def test_a_run_of_digits_draws_samples_on_its_way(kept):
 def test_what_it_says_while_it_trains(here, capsys):
     assert tinydiff_(*POINTS) == 0
     out, err = capsys.readouterr()
-    assert out.splitlines()[0] == f"moons: 100,000 examples, 6 steps, on cpu; writing {Path('runs/moons')}"
+    begun = "moons, two half moons: 100,000 examples, 6 steps, on cpu; writing"
+    assert out.splitlines()[0] == f"{begun} {Path('runs/moons')}"
     assert out.splitlines()[-1].startswith("done: 6 steps in ")
     assert re.search(r"^ *\d+%  step \d+  loss \d\.\d+  [\d,]+ points/s$", out, re.M)
     assert err == ""

@@ -81,7 +81,8 @@ def _train(options):
     settings = train.Settings(**config.settings)
     ends = [f"{settings.steps:,} steps"] if settings.steps else []
     ends += [f"{settings.minutes:g} minutes"] if settings.minutes else []
-    print(f"{config.recipe}: {len(x):,} examples, {' or '.join(ends)}, on {where.name}; writing {folder}", flush=True)
+    print(f"{config.recipe}, {recipes.RECIPES[config.recipe].about}: {len(x):,} examples, {' or '.join(ends)}, "
+          f"on {where.name}; writing {folder}", flush=True)  # fmt: skip
     if start:
         print(f"resumed after step {start:,}", flush=True)
     state, stopped = recipes.train_run(folder, config, x, state, where, options.workers)

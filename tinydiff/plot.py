@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .data import to_uint8
 from .files import write_aside
 
 # Okabe & Ito's colours: told apart by colour-blind readers too.
@@ -337,7 +338,7 @@ def _grid(x, columns=None, scale=1):
     columns = min(n, int(columns or np.ceil(np.sqrt(n))))
     rows = -(-n // columns)
     sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), _GUTTER, np.uint8)
-    pixels = np.rint((np.clip(x, -1, 1) + 1) * 127.5).astype(np.uint8)
+    pixels = to_uint8(x)
     for k in range(n):
         top, left = k // columns * (height + 1), k % columns * (width + 1)
         sheet[top:top + height, left:left + width] = pixels[k]

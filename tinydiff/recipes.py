@@ -75,14 +75,14 @@ def _pictures(about, **settings):
 
 
 RECIPES = {
-    "spiral": _points("a Swiss roll in the plane; the default, a minute"),
+    "spiral": _points("a Swiss roll in the plane"),
     "moons": _points("two half moons"),
     "gaussians": _points("eight Gaussians on a ring"),
     "checkerboard": _points("a checkerboard, whose edges are the hard part"),
     "circles": _points("two rings"),
-    "mnist": _pictures("handwritten digits, ten minutes on two cores"),
+    "mnist": _pictures("handwritten digits"),
     "fashion-mnist": _pictures("clothes, 28 x 28"),
-    "images": _pictures("your own: --data a folder of pictures or a .npy array"),
+    "images": _pictures("your own pictures"),
 }
 
 
@@ -198,6 +198,7 @@ def load(path):
     trees, words = checkpoint.load(file)
     try:
         config = Config(**words["config"])
+        RECIPES[config.recipe]  # an unknown one raises KeyError
         module, shape = network(config)
         schedule.named(config.schedule, config.T)
         like = module.init(np.random.default_rng(0), shape)
