@@ -65,7 +65,8 @@ class Recipe:
 
 def _points(about):
     network = {"kind": "mlp", "width": 128, "depth": 3, "embed": 64}
-    return Recipe(about, network, train.Settings(steps=8000, batch=512, lr=2e-3, average=0.999))
+    settings = train.Settings(steps=7000, batch=256, lr=2e-3, average=0.999)
+    return Recipe(about, network, settings, schedule="cosine")
 
 
 def _pictures(about):
