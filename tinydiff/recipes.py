@@ -138,26 +138,24 @@ def network(config):
     return module, module.Config(**fields)
 
 
+def predictor(config, params):
+    """What the network guesses, f(x_t, t), with these parameters."""
+    module, shape = network(config)
+    return lambda x, t: module.apply(params, x, t, shape)
+
+
 def eps_fn(config, params):
     """The trained ε̂(x_t, t); for images with x̂_0 kept in [-1, 1]."""
-    module, shape = network(config)
     chain = schedule.named(config.schedule, config.T)
-
-    def predict(x, t):
-        return module.apply(params, x, t, shape)
-
-    return loss.eps_fn(predict, chain, config.target, clip=config.images)
+    return loss.eps_fn(predictor(config, params), chain, config.target, clip=config.images)
 
 
 def step_fn(config):
     """(params, batch) -> (loss, gradients): L_simple of a batch {"x0", "t", "eps"}."""
-    module, shape = network(config)
     chain = schedule.named(config.schedule, config.T)
 
     def l_simple(params, batch):
-        def predict(x, t):
-            return module.apply(params, x, t, shape)
-
+        predict = predictor(config, params)
         x0, t, eps = batch["x0"], batch["t"], batch["eps"]
         return loss.l_simple(predict, chain, x0, t, eps, config.target, config.weighting)
 
