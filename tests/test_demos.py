@@ -2,7 +2,7 @@
 
 A row is (name, predicted, measured, standard error); 1,500 to 100,000 draws stand behind each (400 pictures
 of 784 pixels behind the roughness), enough for errors as good as normal. So a right demo strays by over
-BOUND = 6.5 standard errors with probability 8e-11 a row, 4e-9 for all 48. The seeds are fixed, so a pass
+BOUND = 6.5 standard errors with probability 8e-11 a row, 5e-9 for all 55. The seeds are fixed, so a pass
 stays a pass.
 """
 import runpy
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinydiff import forward
+from tinydiff import forward, score
 
 FOLDER = Path(__file__).parent.parent / "demos"
 PICTURES = {
@@ -22,6 +22,7 @@ PICTURES = {
     "03_perfect_denoiser": ["03_perfect_denoiser"],
     "04_ddpm_and_ddim": ["04_few_steps", "04_paths"],
     "05_guess_and_renoise": ["05_chain", "05_error"],
+    "06_score_field": ["06_score_field", "06_step_size"],
 }
 BOUND = 6.5
 
@@ -68,6 +69,12 @@ def test_a_clean_guess_that_forgets_to_rescale_is_noticed(name, tmp_path, monkey
 
     monkeypatch.setattr(forward, "x0_from_eps", wrong)
     assert strayed(demo(name)(tmp_path, quick=True)).min() > 2 * BOUND
+
+
+def test_a_langevin_step_of_mixed_conventions_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(score, "langevin_step", lambda x, s, step, noise: x + step * s + np.sqrt(step) * noise)
+    rows = demo("06_score_field")(tmp_path, quick=True)
+    assert strayed(rows)[2:].min() > 2 * BOUND, "the variances"
 
 
 def test_from_the_shell_a_demo_prints_its_rows(tmp_path, monkeypatch, capsys):

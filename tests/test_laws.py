@@ -221,7 +221,7 @@ def public(module):
         if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__:
             yield f"{module.__name__}.{name}", value
             for n, member in vars(value).items() if inspect.isclass(value) else ():
-                if not n.startswith("_"):
+                if not n.startswith("_") and (callable(member) or isinstance(member, property)):
                     yield f"{module.__name__}.{name}.{n}", member
 
 

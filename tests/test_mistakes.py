@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from tinydiff import forward, laws, loss, oracle, sampler, schedule
+from tinydiff import elbo, forward, gaussian, laws, loss, oracle, sampler, schedule, score
 from tinydiff.forward import coef
 from tinydiff.nn import embed
 from tinydiff.schedule import Schedule
@@ -172,6 +172,97 @@ def the_variance_left_is_one_less_the_signal_scale(right):
     return q_marginal
 
 
+# The bound
+
+
+@mistake(10, "lucidrains#135", elbo, "decoder_log_prob", "a_bin_has_the_mass_of_its_density")
+def the_decoder_takes_the_variance_for_the_std(right):
+    return lambda x0, mu, var, bins=256: right(x0, mu, var**2, bins)
+
+
+@mistake(12, "guided-diffusion#69", elbo, "model_var", "learned_variance_between_its_ends")
+def the_first_variance_is_the_second_posterior_one(right):
+    def model_var(schedule, t, v, var_1=None):
+        return right(schedule, t, v, forward.posterior_var(*schedule.pair(2)))
+
+    return model_var
+
+
+@mistake(12, "diffusers#14569", elbo, "model_var", "learned_variance_between_its_ends")
+def the_first_variance_is_that_of_a_point(right):
+    def model_var(schedule, t, v, var_1=None):
+        return coef(forward.posterior_var(*schedule.pair(t)), v) + 0 * right(schedule, t, v)
+
+    return model_var
+
+
+@mistake(13, "diffusers PR#2090", elbo, "model_var", "learned_variance_between_its_ends")
+def a_learned_variance_interpolated_without_logarithms(right):
+    def model_var(schedule, t, v, var_1=None):
+        high, low = (right(schedule, t, 0 * v + end, var_1) for end in (1, 0))
+        return v * high + (1 - v) * low
+
+    return model_var
+
+
+@mistake(13, "improved-diffusion#114, #153", elbo, "l_vlb", "the_mean_learns_from_one_loss_the_variance_from_the_other")
+def the_hybrid_loss_forgets_how_many_steps_there_are(right):
+    return lambda schedule, *rest: right(schedule, *rest) * (1 / schedule.T)
+
+
+@mistake(14, "latent-diffusion PR#404", elbo, "eps_weight", "a_step_costs_the_error_of_its_noise")
+def twice_one_less_alpha_bar(right):
+    def eps_weight(schedule, t, var):
+        alpha_bar = schedule.at(t)
+        return right(schedule, t, var) * (1 - alpha_bar) / (2.0 * 1 - alpha_bar)
+
+    return eps_weight
+
+
+@mistake(14, "latent-diffusion PR#404", elbo, "variance_cost", "a_step_costs_the_error_of_its_noise")
+def the_cost_of_a_variance_is_left_out(right):
+    return lambda schedule, t, var: 0 * right(schedule, t, var)
+
+
+@mistake(15, "improved-diffusion#33", elbo, "bits_per_dim", "even_pixels_cost_all_their_bits")
+def nats_are_called_bits(right):
+    return lambda nats, shape, unit=1.0: math.log(2) * right(nats, shape, unit)
+
+
+@mistake(15, "lucidrains#72", elbo, "decoder_log_prob", "the_bins_share_all_the_mass")
+def bins_of_a_256th_are_laid_on_255_steps(right):
+    def decoder_log_prob(x0, mu, var, bins=256):
+        edges = [(x0 + side / bins - mu) / math.sqrt(2 * var) for side in (-1, 1)]
+        low, high = (0.5 * np.vectorize(math.erfc)(-edge) for edge in edges)
+        mass = np.where(x0 >= 1, 1 - low, np.where(x0 <= -1, high, high - low))
+        return np.log(np.maximum(mass, 1e-12))
+
+    return decoder_log_prob
+
+
+@mistake(16, "grammarVAE#2", elbo, "prior_kl", "prior_term_keeps_its_digits")
+def the_kl_is_averaged_where_it_is_summed(right):
+    return lambda schedule, x0: right(schedule, x0) / math.prod(x0.shape[1:])
+
+
+@mistake(17, "improved-diffusion, read in its source", elbo, "decoder_log_prob", "a_bin_has_the_mass_of_its_density")
+def the_normal_distribution_by_a_tanh(right):
+    def cdf(x):
+        return 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+    def decoder_log_prob(x0, mu, var, bins=256):
+        low, high = (cdf((x0 + side / (bins - 1) - mu) / math.sqrt(var)) for side in (-1, 1))
+        mass = np.where(x0 >= 0.999, 1 - low, np.where(x0 <= -0.999, high, high - low))
+        return np.log(np.maximum(mass, 1e-12))
+
+    return decoder_log_prob
+
+
+@mistake(17, "improved-diffusion, read in its source", elbo, "decoder_log_prob", "a_bin_has_the_mass_of_its_density")
+def a_small_mass_is_called_a_millionth_of_a_millionth(right):
+    return lambda *args: np.maximum(right(*args), math.log(1e-12))
+
+
 # DDIM
 
 
@@ -241,6 +332,30 @@ def the_score_points_with_the_noise(right):
     return lambda schedule, t, eps: -right(schedule, t, eps)
 
 
+@mistake(22, "torchebm#318", score, "from_eps", "denoising_and_implicit_differ_by_a_constant")
+def the_target_of_denoising_points_with_the_noise(right):
+    return lambda eps, sigma: -right(eps, sigma)
+
+
+@mistake(22, "Wz-2024/Diffusion", score, "ncsn_loss", "ncsn_weighs_each_level_by_its_variance")
+def the_square_is_of_the_noise_alone(right):
+    def ncsn_loss(score_fn, x0, sigma, eps):
+        sigma_s = -score.to_eps(score_fn(x0 + coef(sigma, x0) * eps, sigma), sigma)
+        return 0.5 * np.mean(np.sum(sigma_s + eps**2, axis=1))
+
+    return ncsn_loss
+
+
+@mistake(23, "NCSN's and score_sde's steps, mixed", score, "langevin_step", "langevin_settles_a_little_wide")
+def the_drift_of_one_convention_and_the_noise_of_the_other(right):
+    return lambda x, s, step, noise: x + step * s + np.sqrt(step) * noise
+
+
+@mistake(31, "VictorinTurnel/Score-based-method", score, "sliced", "sliced_over_all_signs_is_implicit")
+def the_directions_of_a_slice_have_length_one(right):
+    return lambda score_fn, x, v: right(score_fn, x, v / np.linalg.norm(v, axis=1, keepdims=True))
+
+
 @mistake(30, "diffusers#5654", loss, "weight", "weights_translate_between_targets")
 def min_snr_for_v_as_if_for_eps(right):
     return lambda schedule, t, kind="eps", *rest: right(schedule, t, "eps" if kind == "v" else kind, *rest)
@@ -281,9 +396,13 @@ DOORS = {
     "no betas": (lambda: Schedule([]), "at least one beta"),
     "a table of betas": (lambda: Schedule([[0.1]]), "got shape (1, 1)"),
     "a time beyond the closed form": (lambda: schedule.cosine(30).alpha_bar_at(30.5), "in [0, 30]"),
-    "a real time where there is no closed form": (lambda: schedule.quadratic(30).alpha_bar_at(1.5), "is a table"),
+    "less signal than the schedule leaves": (lambda: schedule.cosine(30).time_of(1e-40), "must be in ["),
     "an unknown schedule": (lambda: schedule.named("sigmoid", 30), "one of linear, cosine"),
     "an unknown target": (lambda: loss.eps_fn(None, None, "score"), "one of eps, x0, v"),
+    "15 pixels of another scale": (lambda: elbo.decoder_log_prob(np.ones(1) / 128, 0.0, 0.1), "k * 2/255 - 1"),
+    "15 pixels 0..255": (lambda: elbo.decoder_log_prob(np.full(1, 255.0), 0.0, 0.1), "give a density"),
+    "a bound's middle term at t = 1": (lambda: elbo.reverse_kl(schedule.linear(30), *[0] * 2, 1, 0, 1), "in 2..30"),
+    "12 the cost of a variance at t = 1": (lambda: elbo.variance_cost(schedule.linear(30), 1, 0.1), "in 2..30"),
     "an unknown weighting": (lambda: loss.weight(schedule.linear(30), 1, "v", "snr"), "simple or min_snr"),
     "a point's denoiser at t = 0": (lambda: oracle.finite(schedule.linear(30), [[1]])(np.ones((1, 1)), 0), "in 1..30"),
     "weights that do not sum to 1": (lambda: oracle.mixture(None, [0.5, 0.4], [[0], [1]], [1, 1]), "sum to 1"),
@@ -291,6 +410,13 @@ DOORS = {
     "a variance below 0": (lambda: oracle.mixture(None, [1], [[0]], [-1]), "variances >= 0"),
     "a variance for each coordinate": (lambda: oracle.mixture(None, [1], [[0, 0]], [1, 1]), "variances (K,)"),
     "DDIM with noise and no generator": (lambda: [*sampler.sample_ddim(None, None, None, eta=1)], "give an rng"),
+    "no noise levels": (lambda: score.noise_levels(1.0, 0.1, 0), "at least 1, got 0"),
+    "noise levels that rise, as score_sde's do": (lambda: score.noise_levels(0.01, 50.0, 10), "from large to small"),
+    "a noise level of 0": (lambda: score.noise_levels(1.0, 0.0, 10), "sigma_L > 0"),
+    "one noise level with two ends": (lambda: score.noise_levels(1.0, 0.1, 1), "for a single one"),
+    "Langevin through levels that rise": (lambda: [*score.annealed_langevin(None, None, [1, 2], None)], "must fall"),
+    "a Langevin step that diverges": (lambda: [*score.annealed_langevin(0, 0, [1, 0.1], 0, 9, 0.05)], "diverges"),
+    "no Langevin steps": (lambda: [*score.annealed_langevin(0, 0, [1, 0.1], 0, 0)], "at least 1"),
     "18 a time visited twice": (lambda: sampler.timesteps(30, [1, 30, 30]), "must rise"),
 }
 
@@ -321,9 +447,43 @@ def test_2_the_clipped_cosine_leaves_a_signal_and_the_guess_can_be_clipped():
     assert abs(forward.x0_from_eps(cosine, x, 1000, eps_fn(x, 1000)).item()) <= 1 + 1e-9
 
 
+@pytest.mark.parametrize("t", [2, 20, 1000])
+def test_13_dropping_both_T_and_lambda_is_our_hybrid_loss_at_a_thousand_steps(t):
+    """The released code adds (T/1000) L_t, in bits a coordinate, to L_simple; λ T = 1 at T = 1000."""
+    chain, x0, eps = schedule.linear(1000), np.full((1, 3), 0.5), np.full((1, 3), -0.4)
+    ours = elbo.l_hybrid(lambda x, t: (0 * x, 0 * x + 0.3), chain, x0, np.array([t]), eps)
+    ab_s, ab_t = chain.pair(t)
+    x_t = forward.q_sample(chain, x0, t, eps)
+    sigma_sq = sampler.reverse_var(ab_s, ab_t, 0.3)
+    mean, var = forward.q_posterior(chain, x0, x_t, t)
+    guess, _ = forward.q_posterior(chain, x_t / chain.signal_scale[t], x_t, t)
+    bits = np.mean(gaussian.kl(mean, var, guess, sigma_sq)) / math.log(2)
+    assert ours == pytest.approx(np.mean(eps**2) + bits * 1000 / 1000, rel=1e-9)
+
+
+def test_15_from_nats_an_image_to_bits_a_dimension_and_from_a_density_to_pixels():
+    """784 ln 2 nats are a bit a pixel; a density on [-1, 1] counts 2/255 as one, which adds log₂ 127.5 = 6.99 bits."""
+    assert elbo.bits_per_dim(784 * math.log(2), (28, 28, 1)) == pytest.approx(1)
+    even = elbo.bits_per_dim(784 * math.log(2 * 256 / 255), (28, 28, 1), unit=2 / 255)  # even over all 256 bins
+    assert even == pytest.approx(8) and elbo.bits_per_dim(0.0, (1,), 2 / 255) == pytest.approx(6.994, abs=1e-3)
+
+
+def test_17_the_tanh_errs_by_two_ten_thousandths():
+    x = np.linspace(-4, 4, 8001)
+    exact = 0.5 * np.vectorize(math.erfc)(-x / math.sqrt(2))
+    by_tanh = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    assert 1.5e-4 < abs(by_tanh - exact).max() < 2e-4
+
+
 def test_9_the_continuous_process_is_close_to_the_discrete_one_not_equal():
     """∫ β(u) du from 0.1 to 20 is 10.05: exp(-10.05) is 7 % above ᾱ_1000 of the linear schedule."""
     assert math.exp(-(0.1 + 20) / 2) / schedule.linear(1000).alpha_bar[-1] == pytest.approx(1.07, abs=0.002)
+
+
+def test_23_a_step_of_ncsn_is_twice_that_of_score_sde():
+    """NCSN's a multiplies s by a/2, score_sde's e by e; both add noise of the variance, a or 2e [score_sde]."""
+    x, s, z = np.ones((1, 1)), np.full((1, 1), -3.0), np.full((1, 1), 2.0)
+    assert score.langevin_step(x, s, 2 * 0.125, z).item() == 1 - 0.125 * 3 + math.sqrt(0.25) * 2
 
 
 @pytest.mark.parametrize("dim", [2, 4, 64])

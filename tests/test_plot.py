@@ -324,9 +324,46 @@ def test_lines_refuses(tmp_path):
             plot.lines({"a": (T - 1, T - 1)}, tmp_path / "a.png", "", "", "", **kwargs)
 
 
+# fields
+
+GRID = np.stack(np.meshgrid(np.arange(4.0), np.arange(4.0)), -1).reshape(-1, 2)
+FIELD = np.where(GRID[:, :1] < 2, [[1.0, 0.0]], [[0.0, -50.0]])
+PATHS = rng.normal(size=(2, 7, 2))
+
+
+def test_fields_point_where_the_field_points_and_never_reach_the_next_arrow(monkeypatch):
+    (axis,) = drawn(monkeypatch, plot.fields, [(GRID, FIELD, POINTS, PATHS)], ["a"], "a.png")
+    (arrows,) = [part for part in axis.collections if hasattr(part, "U")]
+    left = GRID[:, 0] < 2
+    assert (arrows.U[left] > 0).all() and (arrows.V[left] == 0).all()
+    assert (arrows.U[~left] == 0).all() and (arrows.V[~left] < 0).all()
+    assert 0 < arrows.U[left].max() < -arrows.V[~left].max() < 1
+    lines = [line.get_xydata() for line in axis.lines]
+    for k, path in enumerate(PATHS):
+        whole, ring, dot = lines[3 * k : 3 * k + 3]
+        assert (whole == path).all() and (ring == path[:1]).all() and (dot == path[-1:]).all()
+
+
+def test_fields_without_points_paths_or_strength(tmp_path):
+    nothing = np.zeros((0, 2)), np.zeros((0, 1, 2))
+    plot.fields([(GRID, 0 * FIELD, *nothing), (GRID, FIELD, *nothing)], ["a", "b"], tmp_path / "a.png")
+    assert pixels(tmp_path / "a.png").size
+
+
+def test_fields_refuses(tmp_path):
+    item = GRID, FIELD, POINTS, PATHS
+    for items, titles, words in (([], [], "1 or more fields"), ([item], [], "needs a title"),
+                                 ([(GRID, FIELD[:3], POINTS, PATHS)], ["a"], "an arrow for each place"),
+                                 ([(GRID, FIELD, POINTS, PATHS[0])], ["a"], r"paths must be \(k, steps, 2\)")):
+        with pytest.raises(ValueError, match=words):
+            plot.fields(items, titles, tmp_path / "a.png")
+
+
 # What they all share.
 
+T_AXIS = np.arange(1.0, 6.0)
 EVERY = {
+    "bound": lambda path, bad=1: plot.bound(T_AXIS, T_AXIS * bad, [5, 3, 2, 1, 0.5, 0.1], np.arange(6.0), path, "bits"),
     "image_grid": lambda path, bad=1: plot.image_grid(IMAGES * bad, path),
     "scatter": lambda path, bad=1: plot.scatter(POINTS, path, data=POINTS * bad),
     "panels": lambda path, bad=1: plot.panels([POINTS, IMAGES * bad], ["a", "b"], path),
@@ -334,6 +371,7 @@ EVERY = {
     "reverse_gif": lambda path, bad=1: plot.reverse_gif([IMAGES, IMAGES * bad], path),
     "loss_curve": lambda path, bad=1: plot.loss_curve(T, BETA * bad, path),
     "schedule": lambda path, bad=1: plot.schedule(T, BETA * bad, ALPHA_BAR, SNR, path),
+    "fields": lambda path, bad=1: plot.fields([(GRID, FIELD, POINTS, PATHS * bad)], ["a"], path),
     "lines": lambda path, bad=1: plot.lines({"a": (T, BETA), "b": (T, SNR * bad)}, path, "title", "x", "y"),
 }
 

@@ -4,7 +4,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tinydiff import recipes, train
+from tinydiff import model, recipes, train
 from tinydiff.tensor import tree
 from tinydiff.tensor.device import Device
 
@@ -17,7 +17,7 @@ def config_of(network, target):
     name, shape = ("images", (8, 8, 1)) if images else ("moons", (2,))
     settings = train.Settings(steps=3, batch=4, warmup=2)
     source = {"name": name, "folder": None, "split": "train"}
-    return recipes.Config(
+    return model.Config(
         name, source, network, shape, dataclasses.asdict(settings), "cosine", 10, target, "min_snr"
     )
 
@@ -44,7 +44,7 @@ def test_a_run_on_every_backend(backend, network, target, tmp_path):
 
 def test_no_two_purposes_share_a_stream():
     """[seed, purpose, number] pads no other: the first draws of all are different."""
-    purposes = [recipes.TOY_DATA, recipes.WEIGHTS, recipes.BATCH, recipes.NOISE, recipes.SAMPLES, recipes.PICTURES]
-    seeds = [[7, p] for p in purposes] + [[7, p, 1] for p in purposes] + [[7], [7, recipes.EVALUATION]]
+    purposes = range(model.TOY_DATA, model.LIKELIHOOD)
+    seeds = [[7, p] for p in purposes] + [[7, p, 1] for p in purposes] + [[7], [7, model.LIKELIHOOD]]
     first = {np.random.default_rng(seed).random() for seed in seeds}
     assert len(first) == len(seeds)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from tinydiff import optim, recipes, train
+from tinydiff import model, optim, recipes, train
 from tinydiff.tensor import tree
 from tinydiff.tensor.device import device
 
@@ -35,7 +35,7 @@ def config_of(kind="mlp", steps=12, **settings):
         name, shape, batch = "images", (4, 4, 1), 4
     chosen = train.Settings(**{"steps": steps, "batch": batch, "lr": 0.01, "warmup": 4, "average": 0.9, **settings})
     place = {"name": name, "folder": None, "split": "train"}
-    return recipes.Config(name, place, network, shape, dataclasses.asdict(chosen), "cosine", 10, "v")
+    return model.Config(name, place, network, shape, dataclasses.asdict(chosen), "cosine", 10, "v")
 
 
 def examples(config, n=50):
@@ -44,7 +44,7 @@ def examples(config, n=50):
 
 def loop(config, state=None, **replaced):
     """train.train on a Config: the generator."""
-    parts = {"step_fn": recipes.step_fn(config), "batches": recipes.batches(config, examples(config), CPU), **replaced}
+    parts = {"step_fn": model.step_fn(config), "batches": model.batches(config, examples(config), CPU), **replaced}
     return train.train(state=state or recipes.start(config), settings=train.Settings(**config.settings), **parts)
 
 
@@ -82,8 +82,8 @@ def test_it_yields_after_every_step_and_ends():
 
 def test_each_batch_is_a_function_of_seed_and_step():
     config = config_of()
-    batches, again = (recipes.batches(config, examples(config), CPU) for _ in range(2))
-    other = recipes.batches(config_of(seed=1), examples(config), CPU)
+    batches, again = (model.batches(config, examples(config), CPU) for _ in range(2))
+    other = model.batches(config_of(seed=1), examples(config), CPU)
     again(3)  # an order of asking that differs
     for step in (5, 0):
         first, second = tree.flatten(batches(step)), tree.flatten(again(step))
@@ -107,7 +107,7 @@ def test_the_state_that_was_yielded_is_never_written_to():
 def test_a_step_is_its_parts_one_after_the_other():
     """Against the same step put together by hand from the optimiser's functions, on trees."""
     config = config_of(steps=8, clip=0.2)
-    step_fn, batches = recipes.step_fn(config), recipes.batches(config, examples(config), CPU)
+    step_fn, batches = model.step_fn(config), model.batches(config, examples(config), CPU)
     params = average = recipes.start(config).params
     moments = optim.adam_init(params)
     for k, (state, report) in enumerate(loop(config)):
@@ -157,7 +157,7 @@ def test_settings_that_make_no_sense_are_refused(wrong):
 def test_the_loss_of_the_spiral_falls():
     """From 1, which guessing no noise costs, to below 0.6 within 200 steps; it ends near 0.35."""
     config, x = recipes.configure("spiral", steps=200, batch=128)
-    losses = [report.loss for _, report in loop(config, batches=recipes.batches(config, x, CPU))]
+    losses = [report.loss for _, report in loop(config, batches=model.batches(config, x, CPU))]
     assert abs(losses[0] - 1) < 0.53  # the mean of 256 squares of N(0, 1): six standard deviations, 2e-9
     assert np.mean(losses[-50:]) < 0.6
 
@@ -179,7 +179,7 @@ def test_memory_does_not_grow_over_a_thousand_steps():
 
 def planted(config, at, spoil_batch=None, spoil_gradient=None):
     """The reports before the error, and the error, of a run in which something is spoilt at one step."""
-    step_fn, good = recipes.step_fn(config), recipes.batches(config, examples(config), CPU)
+    step_fn, good = model.step_fn(config), model.batches(config, examples(config), CPU)
     seen = []
 
     def batches(step):
@@ -247,7 +247,7 @@ def test_first_not_finite_goes_in_order():
 
 def run_in(folder, config, stop_at=None, monkeypatch=None, **options):
     """recipes.train_run in a folder, with a Ctrl-C during step number `stop_at` (from 1)."""
-    real = recipes.batches
+    real = model.batches
 
     def interrupted(*args):
         batch = real(*args)
@@ -261,12 +261,12 @@ def run_in(folder, config, stop_at=None, monkeypatch=None, **options):
 
     state = recipes.load(folder).state if (folder / "checkpoint.safetensors").exists() else None
     if stop_at:
-        monkeypatch.setattr(recipes, "batches", interrupted)
+        monkeypatch.setattr(model, "batches", interrupted)
     try:
         return recipes.train_run(folder, config, examples(config), state, CPU, **options)
     finally:
         if stop_at:
-            monkeypatch.setattr(recipes, "batches", real)
+            monkeypatch.setattr(model, "batches", real)
 
 
 def record(folder):

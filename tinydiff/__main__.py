@@ -60,7 +60,7 @@ def _train(options):
     from . import recipes, train
     from .tensor.device import device
 
-    where, names = device(options.device), ("steps", "minutes", "batch", "lr", "seed", "schedule", "T")
+    where, names = device(options.device), ("steps", "minutes", "batch", "lr", "seed", "schedule", "T", "process")
     changes = {name: getattr(options, name) for name in names}
     state, start = None, 0
     if options.resume:
@@ -98,6 +98,7 @@ def _train(options):
 def _same_run(config, folder, wanted):
     """What was asked for on a resumed run must be what the run was started with."""
     has = {"recipe": config.recipe, "schedule": config.schedule, "T": config.T, **config.settings, **config.data}
+    has["process"] = config.kind
     has["data"] = config.data["folder"]
     for name, value in wanted.items():
         value = str(Path(value).resolve()) if name == "data" and value is not None else value
@@ -109,20 +110,21 @@ def _same_run(config, folder, wanted):
 
 
 def _sample(options):
-    from . import files, plot, recipes
+    from . import files, model, plot, recipes
     from .tensor.device import device
 
     run, out = recipes.load(options.run_folder), Path(options.out)
-    if options.eta and options.sampler == "ddpm":
-        raise ValueError("--eta is of ddim, got --sampler ddpm; --v chooses its variance")
-    if options.v is not None and options.sampler == "ddim":
-        raise ValueError("--v is of ddpm, got --sampler ddim; --eta chooses its noise")
+    method = options.sampler or model.usual(run.config)
+    if options.eta and method != "ddim":
+        raise ValueError(f"--eta is of ddim, got --sampler {method}")
+    if options.v is not None and method != "ddpm":
+        raise ValueError(f"--v is of ddpm, got --sampler {method}")
     if out.suffix not in (".png", ".gif", ".npz"):
         raise ValueError(f"--out must end in .png, .gif or .npz, got {out}")
     chosen = {name: getattr(options, name) for name in ("steps", "eta", "seed")}
     chosen |= {"v": 1.0 if options.v is None else options.v}
     chosen |= {"device": device(options.device), "n_workers": options.workers}
-    x = recipes.draw(run, options.n, options.sampler, frames=60 if out.suffix == ".gif" else 0, **chosen)
+    x = recipes.draw(run, options.n, method, frames=60 if out.suffix == ".gif" else 0, **chosen)
     if out.suffix == ".gif":
         plot.reverse_gif(x, out)
     elif out.suffix == ".npz":
@@ -132,11 +134,11 @@ def _sample(options):
         plot.image_grid(x, out)
     else:
         plot.scatter(x, out, data=recipes.load_data(run.config.data, n=len(x)))
-    print(f"wrote {out}: {options.n} samples of {run.folder}, {options.sampler}")
+    print(f"wrote {out}: {options.n} samples of {run.folder}, {method}")
 
 
 def _evaluate(options):
-    from . import data, evaluate, recipes
+    from . import data, evaluate, model, recipes
     from .tensor.device import device
 
     source = Path(options.source)
@@ -157,7 +159,8 @@ def _evaluate(options):
     elif place["name"] not in data.TOYS:
         raise ValueError(f"points need a toy set beside them, got {place['name']!r}; --recipe {' or '.join(data.TOYS)}")
     if run:
-        n, method = (1000, "ddim") if images else (2000, "ddpm")
+        n, method = 1000 if images else 2000, model.usual(run.config)
+        method = "ddpm" if method == "ddim" and not images else method
         chosen = {"steps": options.steps, "seed": options.seed, "n_workers": options.workers}
         chosen["device"] = device(options.device)
         x = recipes.draw(run, options.n or n, options.sampler or method, **chosen)
@@ -166,7 +169,7 @@ def _evaluate(options):
         seen, held_out = evaluate.shares(len(real), options.seed)
         report = evaluate.judge_digits(judge, x, real[seen], real[held_out], seed=options.seed)
     else:
-        rng = np.random.default_rng([options.seed, recipes.EVALUATION])
+        rng = np.random.default_rng([options.seed, model.EVALUATION])
         report = evaluate.energy_report(x, data.TOYS[place["name"]], rng)
     print("\n".join(report.lines()))
 
@@ -182,6 +185,86 @@ def _samples_in(path):
     if x.dtype.kind != "f" or x.ndim not in (2, 4) or not len(x) or not np.isfinite(x).all():
         raise ValueError(f"{path}: x must be finite floats (N, 2) or (N, H, W, C), got {x.dtype} {x.shape}")
     return x
+
+
+def _examples(options, config, n):
+    """n examples that a likelihood is asked of: pictures of the run's data, or those named; points freshly drawn."""
+    from . import data, model, recipes
+
+    asked = {"folder": options.data, "split": options.split}
+    place = {**config.data, **{name: value for name, value in asked.items() if value}}
+    if config.images:
+        x = recipes.load_data(place)
+        if x.shape[1:] != config.shape:
+            raise ValueError(f"the run was trained on examples of {config.shape}, these are {x.shape[1:]}")
+        chosen = np.random.default_rng([options.seed, model.LIKELIHOOD]).permutation(len(x))[:n]
+        return x[np.sort(chosen)], f"{len(chosen):,} images of {place['name']}, {place['split']} split"
+    if options.data or options.split:
+        raise ValueError("points are drawn from their formula: --data and --split are for images")
+    x = data.TOYS[place["name"]](n, np.random.default_rng([options.seed, model.LIKELIHOOD]))
+    return x, f"{n:,} fresh points of {place['name']}"
+
+
+def _mean(numbers, form):
+    """mean ± its standard error."""
+    error = np.std(numbers, ddof=1) / math.sqrt(len(numbers)) if len(numbers) > 1 else math.nan
+    return f"{np.mean(numbers):{form}} ± {error:{form}}"
+
+
+def _elbo(options):
+    from . import elbo, plot, recipes
+    from .tensor.device import device
+
+    run = recipes.load(options.run_folder)
+    config = run.config
+    x, named = _examples(options, config, options.n or (1000 if config.images else 2000))
+    where = device(options.device)
+    found = recipes.bound(run, x, options.times, options.v, options.seed, where, options.workers)
+    bits = elbo.bits_per_dim(1.0, config.shape)
+    print(f"-ln p(x_0) <= L_T + the sum of L_(t-1) + L_0, on {named}; step variance v = {options.v:g}")
+    print(f"{'term':<24}{'nats':>12}{'bits/dim':>12}{'rms error of x0':>18}")
+    T = config.T
+    edges = sorted({0, 1, *(round(T ** (k / 6)) for k in range(1, 7)), T})
+    for low, high in reversed(list(zip(edges, edges[1:], strict=False))):
+        nats, rms = found.by_t[low + 1 : high + 1].sum(), math.sqrt(found.error[low + 1 : high + 1].mean())
+        name = f"L_{low}" if high == low + 1 else f"L_{low} .. L_{high - 1}"
+        print(f"{name:<24}{nats:>12.4f}{nats * bits:>12.4f}{rms:>18.4f}")
+    print(f"{f'L_{T}, the prior':<24}{found.prior.mean():>12.4f}{found.prior.mean() * bits:>12.4f}")
+    unit = "bits/dim, of pixels in 256 levels" if config.images else "bits a coordinate, of a density in data units"
+    print(f"the bound: {_mean(found.total, '.3f')} nats, {_mean(found.total * bits, '.4f')} {unit}")
+    out = Path(options.out) if options.out else run.folder / "elbo.png"
+    rate, distortion = elbo.rate_distortion(found.prior, found.by_t, found.error, config.shape)
+    plot.bound(np.arange(1, T + 1), found.by_t[1:] * bits, rate, distortion, out, unit)
+    print(f"picture: {out}")
+
+
+def _likelihood(options):
+    from . import data, elbo, model, oracle, recipes, sde
+    from .tensor.device import device
+
+    run = recipes.load(options.run_folder)
+    config = run.config
+    x, named = _examples(options, config, options.n or (64 if config.images else 2000))
+    path, low = model.process(config)
+    sigma = float(sde.ratio(path, low))
+    rng = np.random.default_rng([options.seed, model.LIKELIHOOD, 1])
+    if config.images:
+        x = x + np.float32(2 / 255) * (rng.random(x.shape, "f4") - np.float32(0.5))
+    else:
+        x = x + sigma * rng.standard_normal(x.shape)
+    where = device(options.device)
+    log_p = recipes.log_likelihood(run, x, options.steps, options.seed, where, options.workers)
+    start = f"t = 1, noise {sigma:.3g}" if config.kind == "ddpm" else f"noise {sigma:.3g}"
+    print(f"ln p of {named}, along the probability flow from {start} (the least it knows) to {model.SIGMA_MAX:g}")
+    print(f"-ln p  {_mean(-log_p, '.4f')} nats an example; RK4, {options.steps} steps")
+    if config.images:
+        bits = elbo.bits_per_dim(-log_p, config.shape, unit=2 / 255)
+        print(f"       {_mean(bits, '.4f')} bits/dim, pixels dequantised evenly, Hutchinson's divergence")
+    elif config.data["name"] in data.NOISE:
+        weights, means, var = data.mixture(config.data["name"])
+        log_q = oracle.noised_log_density(x, 1.0, sigma**2, weights, means, np.full(len(weights), var))
+        print(f"-ln q  {_mean(-log_q, '.4f')} of the data themselves, with the same noise")
+        print(f"KL(data || model) = {_mean(log_q - log_p, '.4f')} nats")
 
 
 def _schedule(options):
@@ -242,7 +325,10 @@ def _info(options):
     print(f"run        {run.folder}")
     print(f"trained on {config.data['name']}{where}{split}: examples of shape {tuple(config.shape)}")
     print(f"for        {state.step:,} steps, {state.seconds / 60:.1f} minutes")
-    print(f"guesses    {config.target}, weighting {config.weighting}, {config.schedule} schedule, T = {config.T}")
+    if config.process:
+        print(f"process    {json.dumps(config.process)}")
+    else:
+        print(f"guesses    {config.target}, weighting {config.weighting}, {config.schedule} schedule, T = {config.T}")
     print(f"network    {json.dumps(config.network)}")
     print(f"settings   {json.dumps({k: v for k, v in config.settings.items() if v is not None})}")
     blocks = recipes.parameters_by_block(run)
@@ -269,7 +355,8 @@ def _parser():
     sub = command(
         "train", _train, "train a model and write a run folder: checkpoint, metrics, pictures",
         "recipes: spiral (the default), moons, gaussians, checkerboard, circles: points in the plane, a minute; "
-        "mnist, fashion-mnist: downloaded, or read from --data; images: your own, --data a folder or a .npy array.",
+        "mnist, fashion-mnist: downloaded, or read from --data; images: your own, --data a folder or a .npy array; "
+        "ncsn, ncsn-mnist: by score matching at a ladder of noise levels; sde: in continuous time, --process.",
     )  # fmt: skip
     sub.add_argument("recipe", nargs="?", metavar="RECIPE", help="what to train (default: spiral)")
     sub.add_argument("--out", metavar="RUN", help="the run folder (default: runs/RECIPE, or the next free name)")
@@ -279,6 +366,7 @@ def _parser():
     sub.add_argument("--lr", type=_positive, help="peak learning rate")
     sub.add_argument("--schedule", help="linear, cosine, quadratic or constant")
     sub.add_argument("--T", type=int, help="steps of the forward process (default: 1000)")
+    sub.add_argument("--process", help="of the recipe sde: vp, subvp or ve (default: vp)")
     sub.add_argument("--data", metavar="PATH", help="folder of IDX files or of pictures, or a .npy array")
     sub.add_argument("--split", choices=("train", "test"), help="which IDX files (default: train)")
     sub.add_argument("--resume", action="store_true", help="go on with the run in --out, as if it had not stopped")
@@ -287,8 +375,7 @@ def _parser():
 
     sub = command("sample", _sample, "draw samples from a run")
     sub.add_argument("run_folder", metavar="RUN")
-    sub.add_argument("--sampler", choices=("ddpm", "ddim"), default="ddim", help="(default: ddim)")
-    sub.add_argument("--steps", type=_whole, help="steps, at most the schedule's T (default: ddpm T, ddim 50)")
+    _sampler(sub, "ddim, langevin for ncsn runs, heun for sde runs")
     sub.add_argument("--eta", type=float, default=0.0, help="noise of ddim, 0..1 (default: 0, none)")
     sub.add_argument("--v", type=float, help="variance of ddpm: 1 for beta, 0 for beta tilde (default: 1)")
     sub.add_argument("--n", type=_whole, default=64, help="how many (default: 64)")
@@ -299,13 +386,24 @@ def _parser():
     sub = command("evaluate", _evaluate, "measure samples against the data, beside the data against themselves")
     sub.add_argument("source", metavar="RUN|FILE.npz")
     sub.add_argument("--n", type=_whole, help="samples to draw from a run (default: 1000 images, 2000 points)")
-    sub.add_argument("--sampler", choices=("ddpm", "ddim"), help="(default: ddim for images, ddpm for points)")
-    sub.add_argument("--steps", type=_whole, help="steps to draw them with (default: ddpm T, ddim 50)")
+    _sampler(sub, "as for sample, but ddpm for points")
     sub.add_argument("--recipe", help="the data to compare with (default: the run's; mnist or spiral for a file)")
     sub.add_argument("--data", metavar="PATH", help="folder of IDX files")
     sub.add_argument("--split", choices=("train", "test"), help="which IDX files")
     _workers(sub)
     _common(sub)
+
+    sub = command("elbo", _elbo, "the variational bound of a DDPM run, term by term: a table and a picture")
+    sub.add_argument("run_folder", metavar="RUN")
+    sub.add_argument("--times", type=_whole, default=20, help="times at which each example is asked (default: 20)")
+    sub.add_argument("--v", type=float, default=1.0, help="variance of the steps: 1 beta, 0 beta tilde (default: 1)")
+    sub.add_argument("--out", metavar="FILE.png", help="(default: elbo.png in the run)")
+    _asked(sub, "1000 images, 2000 points")
+
+    sub = command("likelihood", _likelihood, "ln p of data by the probability flow, and the KL divergence where known")
+    sub.add_argument("run_folder", metavar="RUN")
+    sub.add_argument("--steps", type=_whole, default=100, help="steps of RK4 (default: 100)")
+    _asked(sub, "64 images, 2000 points")
 
     sub = command("schedule", _schedule, "a table, a picture and a plain verdict on a noise schedule")
     sub.add_argument("name", metavar="NAME", help="linear, cosine, quadratic or constant")
@@ -323,6 +421,22 @@ def _parser():
     sub = command("info", _info, "what a run is: data, network, how long, parameters by block")
     sub.add_argument("run_folder", metavar="RUN")
     return parser
+
+
+def _sampler(sub, usual):
+    from .model import METHODS, STEPS
+
+    steps = ", ".join(f"{method} {n}" for method, n in STEPS.items())
+    sub.add_argument("--sampler", choices=METHODS, metavar="NAME", help=f"{', '.join(METHODS)} (default: {usual})")
+    sub.add_argument("--steps", type=_whole, help=f"(default: ddpm T, ddim 50, {steps}; langevin: at each level)")
+
+
+def _asked(sub, usual):
+    sub.add_argument("--n", type=_whole, help=f"examples (default: {usual})")
+    sub.add_argument("--data", metavar="PATH", help="folder of IDX files (default: the run's)")
+    sub.add_argument("--split", choices=("train", "test"), help="which IDX files (default: the run's)")
+    _workers(sub)
+    _common(sub)
 
 
 def _workers(sub):

@@ -125,7 +125,8 @@ def q_posterior(schedule, x0, x_t, t, s=None):
 
 
 def _scales(schedule, t, like):
-    alpha_bar = schedule.at(t)
+    """√ᾱ_t and √(1-ᾱ_t), t whole or real: continuous time asks a model between its steps."""
+    alpha_bar = schedule.at(t) if np.asarray(t).dtype.kind in "iu" else schedule.alpha_bar_at(t)
     return coef(np.sqrt(alpha_bar), like), coef(np.sqrt(1 - alpha_bar), like)
 
 

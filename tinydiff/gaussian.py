@@ -9,13 +9,15 @@ import math
 
 import numpy as np
 
+from .tensor import ops
+
 
 def log_density(x, mu, var):
     """ln N(x; mu, var), one value a coordinate: -½ [ln 2πσ² + (x-μ)²/σ²].
 
     Source : Bishop 2006, PRML, eq. (1.46).
     """
-    return -0.5 * (math.log(2 * math.pi) + np.log(var) + (x - mu) ** 2 / var)
+    return -0.5 * (math.log(2 * math.pi) + ops.log(var) + (x - mu) ** 2 / var)
 
 
 def score(x, mu, var):
@@ -64,7 +66,7 @@ def entropy(var):
 
     Source : Bishop 2006, eq. (1.110).
     """
-    return 0.5 * (math.log(2 * math.pi * math.e) + np.log(var))
+    return 0.5 * (math.log(2 * math.pi * math.e) + ops.log(var))
 
 
 def cross_entropy(mu_1, var_1, mu_2, var_2):
@@ -72,7 +74,7 @@ def cross_entropy(mu_1, var_1, mu_2, var_2):
 
     Source : Bishop 2006, eq. (1.46), its expectation.
     """
-    return 0.5 * (math.log(2 * math.pi) + np.log(var_2) + (var_1 + (mu_1 - mu_2) ** 2) / var_2)
+    return 0.5 * (math.log(2 * math.pi) + ops.log(var_2) + (var_1 + (mu_1 - mu_2) ** 2) / var_2)
 
 
 def kl(mu_1, var_1, mu_2, var_2):
@@ -81,4 +83,25 @@ def kl(mu_1, var_1, mu_2, var_2):
     Source : Kingma & Welling 2013, arXiv:1312.6114, appendix B (there N_2 = N(0, 1)).
     """
     ratio = var_1 / var_2
-    return 0.5 * (ratio - 1 - np.log(ratio) + (mu_1 - mu_2) ** 2 / var_2)
+    return 0.5 * (ratio - 1 - ops.log(ratio) + (mu_1 - mu_2) ** 2 / var_2)
+
+
+# Information, of outcomes that have probabilities
+
+
+def information(p):
+    """-ln p, the information (surprise) of an outcome of probability p, in nats; / ln 2 for bits.
+
+    Source : Shannon 1948, section 6; Bishop 2006, eq. (1.92).
+    """
+    return -ops.log(p)
+
+
+def mean_information(p, q):
+    """-Σ_k p_k ln q_k: what outcomes drawn from p cost in a code made for q, in nats, over the last axis.
+
+    It is the cross-entropy H(p, q); the entropy H(p) where q = p; their difference is KL(p || q) >= 0.
+    Source : Bishop 2006, eqs. (1.98), (1.113).
+    p, q   : probabilities; an outcome with p = 0 costs nothing, so q must be positive only where p is.
+    """
+    return ops.sum(p * information(q + (p == 0)), axis=-1)

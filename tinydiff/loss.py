@@ -1,19 +1,19 @@
 """The simple loss: what the network is asked to guess, and how the guesses are weighed.
 
-A network may guess the noise ε, the clean data x_0, or v between them; x_t being known, each gives the others
-(forward.py), so the choice is one of weighting: a squared error in ε is SNR_t times that in x_0, one in v is
-SNR_t + 1 times it.
+A network may guess the noise ε, the clean data x_0, v between them, or the posterior mean μ̃; x_t being known, each
+gives the others (forward.py), so the choice is one of weighting: a squared error in ε is SNR_t times that in x_0, one
+in v is SNR_t + 1 times it, one in μ̃ the square of x_0's factor in it.
 """
 import numpy as np
 
 from . import forward
 from .tensor import ops
 
-TARGETS = ("eps", "x0", "v")
+TARGETS = ("eps", "x0", "v", "mu")
 
 
 def target(schedule, x0, t, eps, kind="eps"):
-    """What the network is to guess from x_t: ε, x_0, or v = √ᾱ_t ε - √(1-ᾱ_t) x_0.
+    """What the network is to guess from x_t: ε, x_0, v = √ᾱ_t ε - √(1-ᾱ_t) x_0, or μ̃, q(x_{t-1} | x_t, x_0)'s mean.
 
     Source : Ho et al. 2020, arXiv:2006.11239, section 3.2; Salimans & Ho 2022, arXiv:2202.00512, section 4 (v).
     Raises : ValueError for another kind.
@@ -21,6 +21,8 @@ def target(schedule, x0, t, eps, kind="eps"):
     if kind == "v":
         alpha_bar = schedule.at(t)
         return forward.coef(np.sqrt(alpha_bar), x0) * eps - forward.coef(np.sqrt(1 - alpha_bar), x0) * x0
+    if kind == "mu":
+        return forward.q_posterior(schedule, x0, forward.q_sample(schedule, x0, t, eps), t)[0]
     if kind not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {kind!r}")
     return eps if kind == "eps" else x0
@@ -37,6 +39,9 @@ def eps_fn(predict, schedule, kind="eps", clip=False):
         guess = predict(x_t, t)
         if kind == "v":
             return forward.eps_from_v(schedule, x_t, t, guess)
+        if kind == "mu":
+            of_x0, of_xt = (forward.coef(c, x_t) for c in forward.posterior_mean_coefs(*schedule.pair(t)))
+            guess = (guess - of_xt * x_t) / of_x0
         return guess if kind == "eps" else forward.eps_from_x0(schedule, x_t, t, guess)
 
     if kind not in TARGETS:
@@ -61,7 +66,7 @@ def weight(schedule, t, kind="eps", weighting="simple", gamma=5.0):
     """The factor of example t's squared error, for a network that guesses `kind`.
 
         simple  : 1
-        min_snr : min(SNR, γ) in terms of x_0, so / SNR for ε and / (SNR + 1) for v
+        min_snr : min(SNR, γ) in terms of x_0, so / SNR for ε, / (SNR + 1) for v, / (x_0's factor in μ̃)² for μ̃
 
     Source : Ho et al. 2020, arXiv:2006.11239, eq. (14); Hang et al. 2023, arXiv:2303.09556, section 3.4.
     Returns: float64, of t's shape.
@@ -75,7 +80,8 @@ def weight(schedule, t, kind="eps", weighting="simple", gamma=5.0):
     if weighting != "min_snr":
         raise ValueError(f"weighting must be simple or min_snr, got {weighting!r}")
     snr = alpha_bar / (1 - alpha_bar)
-    return np.minimum(snr, gamma) / {"eps": snr, "x0": 1.0, "v": snr + 1}[kind]
+    of_x0, _ = forward.posterior_mean_coefs(*schedule.pair(t))
+    return np.minimum(snr, gamma) / {"eps": snr, "x0": 1.0, "v": snr + 1, "mu": of_x0**2}[kind]
 
 
 def l_simple(predict, schedule, x0, t, eps, kind="eps", weighting="simple"):
@@ -89,13 +95,21 @@ def l_simple(predict, schedule, x0, t, eps, kind="eps", weighting="simple"):
     return ops.mean(forward.coef(weight(schedule, t, kind, weighting), x0) * (error * error))
 
 
-def draw_times(rng, batch, T):
-    """(B,) times in 1..T, each uniform, one from each of B equal parts of the interval, in random order.
+def even_uniforms(rng, batch):
+    """(batch,) numbers, each uniform in [0, 1), one from each of `batch` equal parts of it, in random order.
 
-    Every t is as likely as every other, so the loss has the same mean as with independent times, and less variance:
-    a batch always has some of the easy and some of the hard ones.
+    Each alone is as random as ever, so a loss has the same mean as with independent ones, and less variance: a batch
+    always has some of the easy and some of the hard times.
     Source : Kingma et al. 2021, arXiv:2107.00630, appendix I.1 (low-discrepancy sampler; theirs has one random offset).
-    rng    : a NumPy generator. Returns int64.
+    rng    : a NumPy generator. Returns float64.
     """
-    u = (rng.permutation(batch) + rng.random(batch)) / batch
-    return np.minimum(np.floor(u * T).astype(np.int64) + 1, T)
+    return (rng.permutation(batch) + rng.random(batch)) / batch
+
+
+def draw_times(rng, batch, T):
+    """(batch,) times in 1..T, each as likely as every other, spread evenly (`even_uniforms`).
+
+    Source : Ho et al. 2020, arXiv:2006.11239, Algorithm 1 (t uniform).
+    Returns: int64.
+    """
+    return np.minimum(np.floor(even_uniforms(rng, batch) * T).astype(np.int64) + 1, T)

@@ -5,13 +5,41 @@ reader can watch a perfect model at work. If the data are a mixture of Gaussians
 
     q(x_t) = Σ_k w_k N(x_t; √ᾱ_t m_k, ᾱ_t v_k + 1-ᾱ_t),     E[ε | x_t] = -√(1-ᾱ_t) ∇ ln q(x_t)
 
-One Gaussian is a mixture of one; a finite set of points is a mixture whose variances are 0.
+One Gaussian is a mixture of one; a finite set of points is a mixture whose variances are 0. All of them are
+`noised_score`, which knows no schedule: data scaled by a, noise of variance b².
 """
 import math
 
 import numpy as np
 
 from . import forward, gaussian
+from .tensor import ops
+
+
+def noised_score(x, signal, noise_var, weights, means, variances):
+    """∇ ln p(x) of x = a x_0 + b ε, for data Σ_k w_k N(m_k, v_k I).
+
+        ∇ ln p = -Σ_k r_k(x) (x - a m_k) / (a² v_k + b²),   r_k the posterior weights
+
+    Source : Bishop 2006, PRML, eqs. (9.13) and (2.115).
+    x      : (B, D) float64, or boxed: it can be differentiated. signal, noise_var: a and b², one or (B,).
+    weights: (K,), positive, sum 1; means (K, D); variances (K,), >= 0.
+    """
+    weights, means, variances = _checked(weights, means, variances)
+    offsets, var = _components(x, signal, noise_var, means, variances)
+    r = ops.softmax(_log_joint(weights, offsets, var))
+    return -ops.sum(ops.reshape(r / var, (*r.shape, 1)) * offsets, axis=1)
+
+
+def noised_log_density(x, signal, noise_var, weights, means, variances):
+    """ln p(x), in nats, of x = a x_0 + b ε, for data Σ_k w_k N(m_k, v_k I).
+
+    Source : Bishop 2006, PRML, eqs. (2.115), (2.188).
+    x      : (B, D); signal, noise_var: a and b², one or (B,). Returns (B,) float64.
+    """
+    weights, means, variances = _checked(weights, means, variances)
+    offsets, var = _components(np.asarray(x, np.float64), signal, noise_var, means, variances)
+    return _log_sum_exp(_log_joint(weights, offsets, var))[:, 0]
 
 
 def mixture(schedule, weights, means, variances):
@@ -23,13 +51,12 @@ def mixture(schedule, weights, means, variances):
     weights: (K,), positive, sum 1; means (K, D); variances (K,), >= 0.
     Returns: eps_fn(x_t (B, D), t) -> (B, D) in x_t's precision, t an int or (B,) ints in 1..T.
     """
-    weights, means, variances = _checked(weights, means, variances)
+    data = _checked(weights, means, variances)
 
     def eps_fn(x_t, t):
-        signal, offsets, var = _components(schedule, x_t, t, means, variances)
-        r = _responsibilities(weights, offsets, var)
-        score = -np.sum((r / var)[..., None] * offsets, axis=1)
-        return np.asarray(-np.sqrt(1 - signal**2) * score, dtype=x_t.dtype)
+        alpha_bar = schedule.at(t)
+        score = noised_score(x_t.astype(np.float64), np.sqrt(alpha_bar), 1 - alpha_bar, *data)
+        return forward.eps_from_score(schedule, t, score).astype(x_t.dtype)
 
     return eps_fn
 
@@ -69,9 +96,8 @@ def mixture_log_density(schedule, x_t, t, weights, means, variances):
     Source : Bishop 2006, PRML, eqs. (2.115), (2.188).
     Returns: (B,) float64; t may be 0 where every variance is positive.
     """
-    weights, means, variances = _checked(weights, means, variances)
-    _, offsets, var = _components(schedule, x_t, t, means, variances, lowest=0)
-    return _log_sum_exp(_log_joint(weights, offsets, var))[:, 0]
+    alpha_bar = schedule.at(t, lowest=0)
+    return noised_log_density(x_t, np.sqrt(alpha_bar), 1 - alpha_bar, weights, means, variances)
 
 
 def mixture_reverse(schedule, x_t, t, s, weights, means, variances):
@@ -84,10 +110,9 @@ def mixture_reverse(schedule, x_t, t, s, weights, means, variances):
     x_t    : one number. Returns weights, means, variances, each (K,).
     """
     weights, means, variances = _checked(weights, np.reshape(means, (-1, 1)), variances)
-    x = np.reshape(np.float64(x_t), (1, 1))
-    _, offsets, var = _components(schedule, x, t, means, variances)
-    r = _responsibilities(weights, offsets, var)[0]
     ab_s, ab_t = schedule.pair(t, s)
+    x = np.reshape(np.float64(x_t), (1, 1))
+    r = ops.softmax(_log_joint(weights, *_components(x, math.sqrt(ab_t), 1 - ab_t, means, variances)))[0]
     prior = gaussian.affine(means[:, 0], variances, math.sqrt(ab_s), 0, 1 - ab_s)
     mean, var_s = gaussian.condition(*prior, math.sqrt(ab_t / ab_s), x_t, forward.step_var(ab_s, ab_t))
     return r, mean, var_s
@@ -105,24 +130,17 @@ def _checked(weights, means, variances):
     return weights, means, variances
 
 
-def _components(schedule, x_t, t, means, variances, lowest=1):
-    """√ᾱ_t (B, 1), x_t minus each component's mean (B, K, D), each component's variance (B, K)."""
-    alpha_bar = np.reshape(schedule.at(t, lowest), (-1, 1))
-    offsets = np.asarray(x_t, dtype=np.float64)[:, None, :] - np.sqrt(alpha_bar)[..., None] * means
-    return np.sqrt(alpha_bar), offsets, alpha_bar * variances + 1 - alpha_bar
+def _components(x, signal, noise_var, means, variances):
+    """x minus each component's mean (B, K, D), and each component's variance (B or 1, K)."""
+    a, b_sq = np.reshape(signal, (-1, 1)), np.reshape(noise_var, (-1, 1))
+    return ops.reshape(x, (x.shape[0], 1, x.shape[1])) - a[..., None] * means, a * a * variances + b_sq
 
 
 def _log_joint(weights, offsets, var):
-    """ln w_k N(x_t; component k), (B, K)."""
-    return np.log(weights) + gaussian.log_density(offsets, 0.0, var[..., None]).sum(-1)
+    """ln w_k N(x; component k), (B, K)."""
+    return np.log(weights) + ops.sum(gaussian.log_density(offsets, 0.0, var[..., None]), axis=-1)
 
 
 def _log_sum_exp(a):
     top = a.max(axis=1, keepdims=True)
     return top + np.log(np.exp(a - top).sum(axis=1, keepdims=True))
-
-
-def _responsibilities(weights, offsets, var):
-    """r_k(x_t) = p(k | x_t), (B, K)."""
-    a = _log_joint(weights, offsets, var)
-    return np.exp(a - _log_sum_exp(a))

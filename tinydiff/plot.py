@@ -18,6 +18,7 @@ from .files import write_aside
 # Okabe & Ito's colours: told apart by colour-blind readers too.
 _COLOURS = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 _BLUE, _VERMILLION, *_, _SKY = _COLOURS
+_ON_ARROWS = _COLOURS[1:5]
 _GREY, _INK = "#8A8A8A", "#333333"
 
 _GUTTER = 160  # a grey that shows beside black and beside white
@@ -209,6 +210,62 @@ def lines(series, path, title, xlabel, ylabel, logx=False, logy=False):
     _save(figure, path)
 
 
+def bound(t, costs, rate, distortion, path, unit):
+    """A variational bound: what each t costs, and the rate-distortion curve of progressive coding.
+
+    t, costs: (T,), t = 1..T; costs below 0 (of a density) are left out of the logarithmic axis.
+    rate, distortion: (T+1,), by t; unit: of costs and rate, in words.
+    """
+    _check_suffix(path, ".png")
+    (t, costs), (rate, distortion) = _curve(t, costs, "costs"), _curve(rate, distortion, "distortion")
+    figure, (left, right) = _figure(1, 2, (4.4, 3.4), f"The bound: {rate[0]:.3g} {unit}")
+    shown = costs > 0
+    left.plot(t[shown], costs[shown], ".", color=_BLUE, markersize=4, alpha=0.7, markeredgewidth=0)
+    left.set_xscale("log")
+    left.set_yscale("log")
+    left.set_xlabel("$t$: each reverse step pays its own term")
+    left.set_ylabel("cost of the step from $t$")
+    left.set_title("What each step costs", fontsize=10, color=_INK)
+    right.plot(rate, distortion, color=_BLUE, marker="o", markevery=[0, -1], markersize=5)
+    right.annotate("$t = 0$: all is known", (rate[0], distortion[0]), (-8, 14), textcoords="offset points",
+                   ha="right", fontsize=8, color=_INK)
+    right.annotate("$t = T$: nothing yet", (rate[-1], distortion[-1]), (10, -4), textcoords="offset points",
+                   fontsize=8, color=_INK)
+    right.set_xlabel("rate: what has been received so far")
+    right.set_ylabel("distortion: RMSE of $\\hat x_0$, of 255")
+    right.set_title("Most bits buy detail nobody sees", fontsize=10, color=_INK)
+    _save(figure, path)
+
+
+def fields(items, titles, path, title=None):
+    """Vector fields side by side, all in one view, over points and under paths.
+
+    items: list of (where, arrows, points, paths). where, arrows: (n, 2), the places of a grid and the field there;
+           points: (m, 2), m >= 0; paths: (k, steps, 2), k >= 0, each from a ring to a dot.
+    An arrow is longer where the field is stronger, but never as long as the grid's spacing: a strong one would hide
+    the others.
+    """
+    _check_suffix(path, ".png")
+    if not items or len(titles) != len(items):
+        raise ValueError(f"each of 1 or more fields needs a title, got {len(items)} and {len(titles)} titles")
+    view = _view([_points(where, "where") for where, *_ in items])
+    figure, axes = _figure(1, len(items), (3.7, 3.9), title)
+    for axis, (where, arrows, points, paths), heading in zip(axes, items, titles, strict=True):
+        _frame(axis, view)
+        if len(points):
+            _draw_points(axis, _points(points, "points"), view, _SKY)
+        _draw_arrows(axis, *_field(where, arrows))
+        for i, steps in enumerate(_paths(paths)):
+            colour = _ON_ARROWS[i % len(_ON_ARROWS)]
+            axis.plot(*steps.T, color=colour, linewidth=1.1, alpha=0.8)
+            axis.plot(*steps[0], "o", color=colour, markersize=7, markerfacecolor="white", markeredgewidth=1.6)
+            axis.plot(*steps[-1], "o", color=colour, markersize=8, markeredgecolor="white")
+        axis.set_title(heading, fontsize=10, color=_INK)
+        axis.set_xlabel("$x_1$")
+    axes[0].set_ylabel("$x_2$")
+    _save(figure, path)
+
+
 # What is let in.
 
 def _check_suffix(path, suffix):
@@ -244,6 +301,18 @@ def _points_or_images(x, name):
     if np.ndim(x) not in (2, 4):
         raise ValueError(f"{name} must be points (n, 2) or images (N, H, W, C), got {np.shape(x)}")
     return _points(x, name) if np.ndim(x) == 2 else _images(x, name)
+
+
+def _field(where, arrows):
+    if np.shape(where) != np.shape(arrows):
+        raise ValueError(f"a field needs an arrow for each place, got {np.shape(arrows)} for {np.shape(where)}")
+    return _points(where, "where"), _points(arrows, "arrows")
+
+
+def _paths(x):
+    if np.ndim(x) != 3 or np.shape(x)[2] != 2:
+        raise ValueError(f"paths must be (k, steps, 2), got {np.shape(x)}")
+    return _finite(x, "paths")
 
 
 def _curve(x, y, name):
@@ -298,21 +367,35 @@ def _reach(points, centre):
     return np.abs(points - centre).max(1)
 
 
-def _draw_points(axis, points, view, colour):
+def _frame(axis, view):
     from matplotlib.ticker import MaxNLocator
 
     centre, half = view
-    size = np.clip(4000 / len(points), 2, 12)
-    axis.scatter(*points.T, s=size, color=colour, alpha=np.clip(1000 / len(points), 0.2, 0.8), linewidths=0)
     axis.set_xlim(centre[0] - half, centre[0] + half)
     axis.set_ylim(centre[1] - half, centre[1] + half)
     axis.set_aspect("equal")
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.yaxis.set_major_locator(MaxNLocator(5))
+
+
+def _draw_points(axis, points, view, colour):
+    centre, half = view
+    size = np.clip(4000 / len(points), 2, 12)
+    axis.scatter(*points.T, s=size, color=colour, alpha=np.clip(1000 / len(points), 0.2, 0.8), linewidths=0)
+    _frame(axis, view)
     outside = np.sum(_reach(points, centre) > half)
     if outside:
         axis.text(0.98, 0.02, f"{outside:,} outside", transform=axis.transAxes, ha="right", fontsize=8,
                   color=_VERMILLION)
+
+
+def _draw_arrows(axis, where, arrows):
+    """Arrows whose length is the spacing of a square grid times r/(1+r), r the field's strength over its median."""
+    strength = np.linalg.norm(arrows, axis=1)
+    spacing = np.ptp(where, axis=0).max() / max(np.sqrt(len(where)) - 1, 1) or 1.0
+    arrows = arrows * (spacing / (strength + np.median(strength) + 1e-12))[:, None]
+    axis.quiver(*where.T, *arrows.T, angles="xy", scale_units="xy", scale=1, pivot="mid", color=_INK, alpha=0.6,
+                width=0.005, headwidth=3.5, headlength=4, headaxislength=3.5, minlength=0.5)
 
 
 def _draw_images(axis, x, columns):

@@ -12,88 +12,67 @@ from pathlib import Path
 
 import numpy as np
 
-from . import checkpoint, data, files, forward, loss, plot, sampler, schedule, train, workers
-from .nn import mlp, unet
-from .tensor import autodiff, fast, tree
+from . import checkpoint, data, elbo, files, gaussian, loss, model, plot, schedule, sde, train, workers
+from .model import LIKELIHOOD, PICTURES, SAMPLES, TOY_DATA, WEIGHTS, Config
+from .tensor import fast, tree
 from .tensor.device import device as device_called
-
-NETWORKS = {"mlp": mlp, "unet": unet}
-
-# What a draw is for. A generator is seeded by [seed, purpose, number], so no two of them share a stream.
-TOY_DATA, WEIGHTS, BATCH, NOISE, SAMPLES, PICTURES, EVALUATION = range(1, 8)
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Everything that a run depends on. Saved whole in its checkpoint, and taken whole when it is resumed.
-
-    data: name, folder and split; network: its kind and its Config's fields; shape: of one example.
-    """
-
-    recipe: str
-    data: dict
-    network: dict
-    shape: tuple
-    settings: dict
-    schedule: str = "linear"
-    T: int = 1000
-    target: str = "eps"
-    weighting: str = "simple"
-
-    def __post_init__(self):
-        object.__setattr__(self, "shape", tuple(self.shape))
-        if set(self.data) != {"name", "folder", "split"}:
-            raise ValueError(f"data must have a name, a folder and a split, got {self.data}")
-
-    @property
-    def images(self):
-        return len(self.shape) == 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A Config less what the data decide, and what it is about."""
+    """A Config less what the data decide, and what it is about. data: of what name, unless the recipe's own."""
 
     about: str
     network: dict
     settings: train.Settings
-    schedule: str = "linear"
+    schedule: str = "cosine"
     T: int = 1000
     target: str = "eps"
     weighting: str = "simple"
+    process: dict | None = None
+    data: str | None = None
 
 
-def _points(about):
-    network = {"kind": "mlp", "width": 128, "depth": 3, "embed": 64}
-    settings = train.Settings(steps=7000, batch=256, lr=2e-3, average=0.999)
-    return Recipe(about, network, settings, schedule="cosine")
+def _points(about, octaves=5, **process):
+    network = {"kind": "mlp", "width": 128, "depth": 3, "embed": 64, "octaves": octaves}
+    return Recipe(about, network, train.Settings(steps=7000, batch=256, lr=2e-3, average=0.999), **process)
 
 
-def _pictures(about):
-    # x_0 and not ε or v: an error in x_0 then costs the same at every t, and so most is learned where noise is high,
-    # where it is decided which digit it will be. A narrow network on a quarter of the pixels sees more digits in the
-    # time.
+def _pictures(about, **process):
+    # A narrow network on a quarter of the pixels sees more digits in the time.
     network = {"kind": "unet", "patch": 2, "widths": [32, 64], "blocks": 1, "embed": 128}
-    settings = train.Settings(minutes=10, batch=32, lr=2e-3, average=0.998)
-    return Recipe(about, network, settings, schedule="cosine", target="x0")
+    return Recipe(about, network, train.Settings(minutes=10, batch=32, lr=2e-3, average=0.998), **process)
 
+
+# x_0 and not ε or v: an error in x_0 costs the same at every t, and so most is learned where noise is high, where it is
+# decided which digit it will be.
+_BY_X0 = {"target": "x0"}
+# The ladder of points begins beyond the data's width, for Langevin steps to cross it. That of pictures begins near the
+# distance between two of them, and falls so gently that each level overlaps the next (Song & Ermon 2020,
+# arXiv:2006.09011, techniques 1 and 2), five steps a level.
+_NCSN_POINTS = {"kind": "ncsn", "sigma_max": 2.0, "sigma_min": 0.02, "levels": 10}
+_NCSN_PICTURES = {"kind": "ncsn", "sigma_max": 20.0, "sigma_min": 0.02, "levels": 90}
 
 RECIPES = {
     "spiral": _points("a Swiss roll in the plane"),
     "moons": _points("two half moons"),
-    "gaussians": _points("eight Gaussians on a ring"),
+    "gaussians": _points("eight Gaussians on a ring", octaves=2),  # smooth: finer waves would ripple its density
     "checkerboard": _points("a checkerboard, whose edges are the hard part"),
     "circles": _points("two rings"),
-    "mnist": _pictures("handwritten digits"),
-    "fashion-mnist": _pictures("clothes, 28 x 28"),
-    "images": _pictures("your own pictures"),
+    "ncsn": _points("a Swiss roll by its score at ten noise levels", process=_NCSN_POINTS, data="spiral"),
+    "sde": _points("eight Gaussians in continuous time", octaves=2, process={"kind": "vp"}, data="gaussians"),
+    "mnist": _pictures("handwritten digits", **_BY_X0),
+    "fashion-mnist": _pictures("clothes, 28 x 28", **_BY_X0),
+    "images": _pictures("your own pictures", **_BY_X0),
+    "ncsn-mnist": _pictures("handwritten digits by their score", process=_NCSN_PICTURES, data="mnist"),
 }
 
 
 def configure(recipe, folder=None, split="train", **changes):
     """(Config, data) of a recipe with some of its choices changed; None changes nothing.
 
-    changes: schedule, T, and the fields of train.Settings. Where only one of steps and minutes is given, it is the end.
+    changes: schedule, T, process (a kind of sde.PROCESSES, of the recipe "sde"), and the fields of train.Settings.
+    Where only one of steps and minutes is given, it is the end.
     Raises ValueError for an unknown recipe or bad choices; what data.load raises.
     """
     if recipe not in RECIPES:
@@ -102,12 +81,20 @@ def configure(recipe, folder=None, split="train", **changes):
     if "steps" in changes or "minutes" in changes:
         changes = {"steps": None, "minutes": None, **changes}
     fields = {name: changes.pop(name) for name in ("schedule", "T") if name in changes}
+    if fields and chosen.process:
+        raise ValueError(f"{recipe} is not of a DDPM schedule, got {fields}; leave them out")
+    if "process" in changes:
+        if recipe != "sde" or changes["process"] not in sde.PROCESSES:
+            choices = ", ".join(sde.PROCESSES)
+            raise ValueError(f"--process is of the recipe sde, {choices}, got {changes['process']} for {recipe}")
+        fields["process"] = {"kind": changes.pop("process")}
     settings = dataclasses.replace(chosen.settings, **changes)
     chosen = dataclasses.replace(chosen, **fields)
     schedule.named(chosen.schedule, chosen.T)
-    if folder and recipe in data.TOYS:
+    name = chosen.data or recipe
+    if folder and name in data.TOYS:
         raise ValueError(f"{recipe} is drawn from its formula, got --data {folder}; leave it out, or train images")
-    source = {"name": recipe, "folder": folder and str(Path(folder).resolve()), "split": split}
+    source = {"name": name, "folder": folder and str(Path(folder).resolve()), "split": split}
     x = load_data(source)
     network = dict(chosen.network)
     if x.ndim == 4:
@@ -116,7 +103,7 @@ def configure(recipe, folder=None, split="train", **changes):
         network.update(size=x.shape[1], channels=x.shape[3])
     config = Config(
         recipe, source, network, x.shape[1:], dataclasses.asdict(settings), chosen.schedule, chosen.T,
-        chosen.target, chosen.weighting,
+        chosen.target, chosen.weighting, chosen.process,
     )  # fmt: skip
     return config, x
 
@@ -126,57 +113,6 @@ def load_data(source, n=100_000, seed=0):
     if source["name"] in data.TOYS:
         return data.TOYS[source["name"]](n, np.random.default_rng([seed, TOY_DATA]))
     return data.load(source["name"], source["folder"], source["split"])[0]
-
-
-# The model that a Config describes
-
-
-def network(config):
-    """(module, its Config): module.init(rng, its Config), module.apply(params, x, t, its Config)."""
-    fields = dict(config.network)
-    module = NETWORKS[fields.pop("kind")]
-    return module, module.Config(**fields)
-
-
-def predictor(config, params):
-    """What the network guesses, f(x_t, t), with these parameters."""
-    module, shape = network(config)
-    return lambda x, t: module.apply(params, x, t, shape)
-
-
-def eps_fn(config, params):
-    """The trained ε̂(x_t, t); for images with x̂_0 kept in [-1, 1]."""
-    chain = schedule.named(config.schedule, config.T)
-    return loss.eps_fn(predictor(config, params), chain, config.target, clip=config.images)
-
-
-def step_fn(config):
-    """(params, batch) -> (loss, gradients): L_simple of a batch {"x0", "t", "eps"}."""
-    chain = schedule.named(config.schedule, config.T)
-
-    def l_simple(params, batch):
-        predict = predictor(config, params)
-        x0, t, eps = batch["x0"], batch["t"], batch["eps"]
-        return loss.l_simple(predict, chain, x0, t, eps, config.target, config.weighting)
-
-    return autodiff.value_and_grad(l_simple)
-
-
-def batches(config, x, device):
-    """step -> batch: its examples, times and noise depend on (seed, step) alone, and not on the device.
-
-    Drawn on the host: a generator on a GPU is slow to make, and would draw other numbers. Times stay there.
-    """
-    settings = train.Settings(**config.settings)
-
-    def batch(step):
-        rng = np.random.default_rng([settings.seed, BATCH, step])
-        x0 = x[rng.integers(0, len(x), settings.batch)]
-        t = loss.draw_times(rng, settings.batch, config.T)
-        eps = np.random.default_rng([settings.seed, NOISE, step]).standard_normal(x0.shape, "f4")
-        return {"x0": device.put(x0), "t": t, "eps": device.put(eps)}
-
-    return batch
 
 
 # A run
@@ -201,8 +137,8 @@ def load(path):
     try:
         config = Config(**words["config"])
         RECIPES[config.recipe]  # an unknown one raises KeyError
-        module, shape = network(config)
-        schedule.named(config.schedule, config.T)
+        module, shape = model.network(config)
+        model.process(config)
         like = module.init(np.random.default_rng(0), shape)
         train.Settings(**config.settings)
         step, seconds = int(words["step"]), float(words["seconds"])
@@ -228,7 +164,7 @@ def save(folder, config, state):
 
 def start(config):
     """The state before the first step: weights drawn from the seed."""
-    module, shape = network(config)
+    module, shape = model.network(config)
     return train.State.start(module.init(np.random.default_rng([config.settings["seed"], WEIGHTS]), shape))
 
 
@@ -260,11 +196,11 @@ def train_run(folder, config, x, state=None, device=None, n_workers=1, every=30.
         _one_thread(),
         np.errstate(over="ignore", invalid="ignore"),  # train.train looks for what is not finite, and names it
         train.interrupts() as stop,
-        workers.Workers(step_fn(config), state.params, n_workers) as spread,
+        workers.Workers(model.step_fn(config), state.params, n_workers) as spread,
         open(folder / "metrics.jsonl", "a") as log,
         _bar(config, settings, state) as bar,
     ):
-        steps = train.train(spread, batches(config, x, device), state, settings)
+        steps = train.train(spread, model.batches(config, x, device), state, settings)
         for state, report in steps:
             log.write(json.dumps(dataclasses.asdict(report)) + "\n")
             bar(report)
@@ -344,75 +280,148 @@ class _bar:
 
 def _peek(path, config, state, device):
     """A few samples of the averaged weights, always from the same noise."""
-    x_T = device.rng(0, PICTURES).standard_normal((16, *config.shape), "f4")
-    chain = schedule.named(config.schedule, config.T)
-    *_, x0 = sampler.sample_ddim(eps_fn(config, state.average), chain, x_T, steps=min(20, config.T))
+    z = device.rng(0, PICTURES).standard_normal((16, *config.shape), "f4")
+    method = {"ddpm": "ddim"}.get(config.kind, "heun")
+    steps = min(20, config.T) if method == "ddim" else 10
+    *_, x0 = model.walk(config, model.eps_fn(config, state.average), method, steps).go(z, device.rng(0))
     plot.image_grid(device.get(x0), path)
 
 
 # Samples
 
 
-def draw(run, n, method="ddim", steps=None, eta=0.0, v=1.0, seed=0, device=None, n_workers=1, frames=0, chunk=None):
-    """n samples of a run, NumPy float32 (n, ...) in data units; with `frames`, that many x_s on the way, x_T to x_0.
+def draw(run, n, method=None, steps=None, eta=0.0, v=1.0, seed=0, device=None, n_workers=1, frames=0, chunk=None):
+    """n samples of a run, NumPy float32 (n, ...) in data units; with `frames`, that many x_s on the way, noise to x_0.
 
-    method: "ddpm" or "ddim"; steps: T for ddpm and 50 for ddim unless given; eta: of DDIM; v: of `sampler.reverse_var`.
+    method, steps, eta, v: see `model.walk`.
     Drawn `chunk` at a time (32 images or 4,000 points unless given) by `n_workers` processes, so memory does not grow
     with n; chunk k's noise depends on (seed, k) alone, so the samples do not depend on how they are spread.
     """
-    from tqdm import tqdm
-
-    if method not in ("ddpm", "ddim"):
-        raise ValueError(f"sampler must be ddpm or ddim, got {method!r}")
     if n < 1:
         raise ValueError(f"the number of samples must be at least 1, got {n}")
-    if not 0 <= v <= 1:
-        raise ValueError(f"v must be in [0, 1], got {v}; 1 is the variance beta, 0 beta tilde")
     config, device = run.config, device or device_called("cpu")
     chunk = chunk or (32 if config.images else 4000)
-    chain = schedule.named(config.schedule, config.T)
-    steps = steps if steps is not None else config.T if method == "ddpm" else min(50, config.T)
-    length = len(sampler.timesteps(config.T, steps)) - 1
-    guess = eps_fn(config, device.put(run.state.average))
-    kept = {round(i) for i in np.linspace(0, length, frames)} if frames else {length}
-    chunks = range(-(-n // chunk))
-    n_workers = n_workers if device.name == "cpu" and len(chunks) > 1 else 1
+    walk = model.walk(config, model.eps_fn(config, device.put(run.state.average)), method, steps, eta, v)
+    kept = {round(i) for i in np.linspace(0, walk.length, frames)} if frames else {walk.length}
 
-    def work(k):
-        rng = device.rng(seed, SAMPLES, k)
-        x = device.put(rng.standard_normal((min(chunk, n - k * chunk), *config.shape), "f4"))
-        film = [device.get(x)] if 0 in kept else []
-        if method == "ddpm":
-            walk = sampler.sample_ddpm(guess, chain, x, rng, steps, v)
-        else:
-            walk = sampler.sample_ddim(guess, chain, x, rng, steps, eta)
-        for i, x in enumerate(walk, 1):
+    def work(part, tick):
+        rng = device.rng(seed, SAMPLES, part.start // chunk)
+        z = device.put(rng.standard_normal((part.stop - part.start, *config.shape), "f4"))
+        film = [device.get(z)] if 0 in kept else []
+        for i, x in enumerate(walk.go(z, rng), 1):
             if i in kept:
                 film.append(device.get(x))
-            if n_workers == 1:
-                bar.update()
+            tick()
         return film
 
-    films = []
-    with _one_thread(), tqdm(total=len(chunks) * length, disable=None, desc="sampling") as bar:
-        for film in workers.spread(work, chunks, n_workers):
-            films.append(film)
-            bar.update(length if n_workers > 1 else 0)
+    films = list(_over_chunks(work, n, chunk, walk.length, "sampling", device, n_workers))
     whole = [np.concatenate(parts) for parts in zip(*films, strict=True)]
     return whole if frames else whole[-1]
+
+
+def _over_chunks(work, n, chunk, steps, desc, device, n_workers):
+    """Yield work(a slice of 0..n-1, tick) for each chunk; tick() marks one of its `steps` on a progress bar."""
+    from tqdm import tqdm
+
+    slices = [slice(i, min(i + chunk, n)) for i in range(0, n, chunk)]
+    n_workers = min(n_workers, len(slices)) if device.name == "cpu" else 1
+    with _one_thread(), tqdm(total=len(slices) * steps, disable=None, desc=desc) as bar:
+        tick = bar.update if n_workers == 1 else lambda: None
+        for done in workers.spread(lambda part: work(part, tick), slices, n_workers):
+            yield done
+            bar.update(steps if n_workers > 1 else 0)
+
+
+# Likelihood
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """The variational bound of a DDPM run on some data: -ln p(x_0) <= L_T + Σ L_t, in nats.
+
+    total: an estimate for each example, (n,), unbiased. prior: L_T of each. by_t, error: means over examples of L of t
+    and of the mean square error of x̂_0, (T+1,) (`elbo.averages`).
+    """
+
+    total: np.ndarray
+    prior: np.ndarray
+    by_t: np.ndarray
+    error: np.ndarray
+
+
+def bound(run, x, times=20, v=1.0, seed=0, device=None, n_workers=1, chunk=None):
+    """The Bound of a DDPM run on examples x: each at `times` times, drawn by how much they matter (`elbo.importance`).
+
+    How much they matter is found first, with ten examples at every t. v: variance of the steps (`forward.reverse_var`),
+    σ_1² = β_1. Pictures are decoded to their 256 levels; points have a density.
+    Raises ValueError for a run of another process.
+    """
+    config, device = run.config, device or device_called("cpu")
+    if config.kind != "ddpm":
+        raise ValueError(f"the bound is of DDPM runs, this one is {config.kind}; `tinydiff likelihood` takes any")
+    if not (0 <= v <= 1 and times >= 1):
+        raise ValueError(f"v must be in [0, 1] and times at least 1, got {v} and {times}")
+    chain, guess = schedule.named(config.schedule, config.T), model.eps_fn(config, device.put(run.state.average))
+    decoder = elbo.decoder_log_prob if config.images else gaussian.log_density
+    reverse = elbo.reverse_fn(lambda x_t, t: (guess(x_t, t), v), chain)
+    chunk = chunk or (50 if config.images else 4000)
+
+    def seen(table, purpose, desc):
+        """elbo.terms of every example, at the times in its column of the table."""
+
+        def work(part, tick):
+            rng, found = device.rng(seed, LIKELIHOOD, purpose, part.start), []
+            for row in elbo.terms(reverse, chain, device.put(x[part]), table[:, part], rng, decoder):
+                found.append((row[0], *map(device.get, row[1:])))
+                tick()
+            return found
+
+        parts = _over_chunks(work, len(x), chunk, len(table), desc, device, n_workers)
+        return [tuple(map(np.concatenate, zip(*rows, strict=True))) for rows in zip(*parts, strict=True)]
+
+    rng = np.random.default_rng([seed, LIKELIHOOD])
+    first = [loss.draw_times(rng, len(x), config.T) for _ in range(-(-10 * config.T // len(x)))]
+    pilot = seen(np.array(first), 1, "which times matter")
+    p = elbo.importance(chain, pilot, least=1)
+    found = seen(np.array([elbo.draw_times(rng, p, len(x)) for _ in range(times)]), 2, "the bound")
+    by_t, error, _ = elbo.averages(chain, pilot + found)
+    return Bound(elbo.estimate(chain, x, found, p), elbo.prior_kl(chain, x), by_t, error)
+
+
+def log_likelihood(run, x, steps=100, seed=0, device=None, n_workers=1, chunk=None):
+    """ln p (n,), nats, of examples x, by the probability flow (`model.log_likelihood`): exact divergence for points,
+    Hutchinson's estimate from one vector of signs for each picture.
+    """
+    config, device = run.config, device or device_called("cpu")
+    params = device.put(run.state.average)
+    chunk = chunk or (32 if config.images else 1000)
+
+    def work(part, tick):
+        some = device.put(x[part] if config.images else x[part].astype(np.float64))
+        rng = np.random.default_rng([seed, LIKELIHOOD, part.start])
+        probes = device.put(2 * rng.integers(0, 2, some.shape).astype(some.dtype) - 1) if config.images else None
+        for _, latest in model.log_likelihood(config, params, some, steps, "rk4", probes):
+            log_p = latest
+            tick()
+        return device.get(log_p)
+
+    return np.concatenate(list(_over_chunks(work, len(x), chunk, steps, "along the flow", device, n_workers)))
 
 
 def pictures(folder, run, x, seed=0, device=None, n_workers=1):
     """The pictures of a finished run: the forward process, samples (beside the data), the reverse process, the loss."""
     folder, config = Path(folder), run.config
-    chain, rng = schedule.named(config.schedule, config.T), np.random.default_rng([seed, PICTURES])
+    rng, (path, _) = np.random.default_rng([seed, PICTURES]), model.process(config)
     shown = x[rng.permutation(len(x))[: 6 if config.images else 2000]]
     eps = rng.standard_normal(shown.shape, "f4")
-    times = [round(config.T * share) for share in (0, 0.1, 0.25, 0.5, 1)]
-    noised = [forward.q_sample(chain, shown, t, eps) for t in times]
-    plot.forward_process(noised, [f"t = {t}" for t in times], folder / "forward.png")
+    times = [path.end * share for share in (0, 0.1, 0.25, 0.5, 1)]
+    times = [round(t) for t in times] if config.kind == "ddpm" else times
+    symbol = {"ddpm": "t", "ncsn": "σ"}.get(config.kind, "u")
+    noised = [sde.q_sample(path, shown, t, eps) for t in times]
+    plot.forward_process(noised, [f"{symbol} = {t:g}" for t in times], folder / "forward.png")
     n = 64 if config.images else 2000
-    film = draw(run, n, "ddim" if config.images else "ddpm", seed=seed, device=device, n_workers=n_workers, frames=60)
+    method = "ddpm" if config.kind == "ddpm" and not config.images else None
+    film = draw(run, n, method, seed=seed, device=device, n_workers=n_workers, frames=60)
     if config.images:
         plot.image_grid(film[-1], folder / "samples.png")
     else:

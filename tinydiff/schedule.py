@@ -40,7 +40,7 @@ class Schedule:
         self.alpha_bar = np.cumprod(self.alpha)
         if self.alpha_bar[1] == 1 or self.alpha_bar[-1] == 0:
             raise ValueError("betas so small or so many that alpha_bar rounds to 1 or to 0; take others or fewer steps")
-        self._interpolate = interpolate
+        self._interpolate = interpolate or (lambda n, f: self.alpha[n + 1] ** f)
 
     @property
     def snr(self):
@@ -76,21 +76,35 @@ class Schedule:
         return self.at(s, lowest=0), self.at(t)
 
     def alpha_bar_at(self, t):
-        """ᾱ(t) for real t in [0, T], the table's value at whole t: only where the schedule has a closed form.
+        """ᾱ(t) for real t in [0, T], the table's value at whole t.
 
-        Between n and n+1 it is ᾱ_n times the closed form's own ratio, so the table and the curve cannot part.
+        Between n and n+1 it is ᾱ_n times the closed form's own ratio, so the table and the curve cannot part. A
+        schedule that has no closed form spreads each step's noise evenly over it: ᾱ(n+f) = ᾱ_n α_{n+1}^f.
         Source : the closed forms of `linear`, `cosine` and `constant`.
-        Raises : ValueError outside [0, T], or for a schedule given by its betas alone.
+        Raises : ValueError outside [0, T].
         """
         t = np.asarray(t, dtype=np.float64)
         if not np.all((t >= 0) & (t <= self.T)):
             raise ValueError(f"t must be in [0, {self.T}], got {t.min():.4g}..{t.max():.4g}")
         n = np.minimum(np.floor(t).astype(int), self.T - 1)
-        if self._interpolate is None:
-            if np.any(t != np.round(t)):
-                raise ValueError(f"the {self.name} schedule is a table: t must be a whole number, got {t}")
-            return self.alpha_bar[t.astype(int)]
         return self.alpha_bar[n] * np.vectorize(self._interpolate, otypes=[float])(n, t - n)
+
+    def time_of(self, alpha_bar):
+        """The real t in [0, T] at which ᾱ(t) = alpha_bar: the inverse of `alpha_bar_at`, by bisection.
+
+        Source : definition; discrete and continuous models are matched by ᾱ.
+        Raises : ValueError for an alpha_bar outside [ᾱ_T, 1].
+        """
+        alpha_bar = np.asarray(alpha_bar, dtype=np.float64)
+        if not np.all((alpha_bar >= self.alpha_bar[-1] * (1 - 1e-12)) & (alpha_bar <= 1)):  # it may have been rounded
+            reached = f"[{self.alpha_bar[-1]:.4g}, 1]"
+            raise ValueError(f"alpha_bar must be in {reached}, got {alpha_bar.min():.4g}..{alpha_bar.max():.4g}")
+        low, high = np.zeros_like(alpha_bar), np.full_like(alpha_bar, self.T)
+        for _ in range(64):  # T 2⁻⁶⁴: to the last digit
+            middle = (low + high) / 2
+            before = self.alpha_bar_at(middle) > alpha_bar
+            low, high = np.where(before, middle, low), np.where(before, high, middle)
+        return high
 
     def __repr__(self):
         return f"<{self.name} schedule, T = {self.T}, alpha_bar_T = {float(self.alpha_bar[-1]):.3g}>"

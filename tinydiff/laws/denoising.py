@@ -100,15 +100,16 @@ def a_perfect_guess_is_the_noise(schedule: Schedule, t: Times, x0: Points, eps: 
     """A network that guesses its target exactly, whichever it is, where it is asked, gives ε̂ = ε."""
     x_t = forward.q_sample(schedule, x0, t, eps)
     right = only_at(x_t, t, loss.target(schedule, x0, t, eps, kind))
-    scale = 10 / np.sqrt(1 - schedule.alpha_bar[t])[:, None]
-    return loss.eps_fn(right, schedule, kind)(x_t, t), eps, scale
+    noise = schedule.noise_scale[t][:, None]
+    slope = noise / schedule.beta[t][:, None] if kind == "mu" else 1 / noise  # of ε̂ in the guess, at most
+    return loss.eps_fn(right, schedule, kind)(x_t, t), eps, 10 * (1 / noise + slope)
 
 
 @law("min-SNR section 3.4", of=[loss.weight, loss.target])
 def weights_translate_between_targets(
     schedule: Schedule, t: Times, x0: Points, eps: Points, off: Points, gamma: Variance
 ):
-    """One wrong x̂_0 costs the same min-SNR loss said as x_0, as ε and as v; γ is 5 unless given."""
+    """One wrong x̂_0 costs the same min-SNR loss said as x_0, as ε, as v and as μ̃; γ is 5 unless given."""
     x_t = forward.q_sample(schedule, x0, t, eps)
     x0_hat = x0 + off
     eps_hat = forward.eps_from_x0(schedule, x_t, t, x0_hat)
@@ -120,8 +121,10 @@ def weights_translate_between_targets(
     snr = schedule.snr[t][:, None]
     cost = np.minimum(snr, gamma) * off**2
     scale = gamma * (off**2 + 1 / schedule.alpha_bar[t][:, None] / (1 - schedule.alpha_bar[t][:, None]))
+    of_x0, _ = forward.posterior_mean_coefs(*schedule.pair(t))  # times x_0 is what an error must be seen against in μ̃
+    scales = [scale + gamma * 10 * abs(off) / of_x0[:, None] * (kind == "mu") for kind in loss.TARGETS]
     usual = loss.weight(schedule, t, "x0", "min_snr")[:, None]
-    return (*costs, usual), (cost,) * 3 + (np.minimum(snr, 5),), (scale,) * 3 + (5.0,)
+    return (*costs, usual), (cost,) * 4 + (np.minimum(snr, 5),), (*scales, 5.0)
 
 
 @law("DDPM (14)", of=[loss.l_simple])
@@ -156,7 +159,7 @@ def clipping_keeps_one_guess(schedule: Schedule, t: Times, x_t: Points, eps: Poi
     return after, np.minimum(np.maximum(before, -1), 1), size
 
 
-@law("VDM appendix I", of=[loss.draw_times], tol=0.0)
+@law("VDM appendix I", of=[loss.draw_times, loss.even_uniforms], tol=0.0)
 def every_time_is_as_likely(batches: Batches, T: Batches, seed: Batches):
     """A batch of k T times holds each of 1..T exactly k times."""
     times = loss.draw_times(np.random.default_rng(seed), batches * T, T)

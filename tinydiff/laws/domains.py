@@ -4,6 +4,7 @@ from fractions import Fraction
 import numpy as np
 
 from .. import schedule as schedules
+from .. import sde
 
 
 def Schedule(choose, got):
@@ -39,8 +40,8 @@ def SampledAs(choose, got):
 
 
 def Kind(choose, got):
-    """What a network guesses: eps, x0 or v."""
-    return choose.one_of(["eps", "x0", "v"])
+    """What a network guesses: eps, x0, v or mu."""
+    return choose.one_of(["eps", "x0", "v", "mu"])
 
 
 def Batches(choose, got):
@@ -115,3 +116,49 @@ def Stride(choose, got):
 def Flag(choose, got):
     """True or False."""
     return choose.one_of([True, False])
+
+
+def Process(choose, got):
+    """A process in continuous time, of any of the kinds and of moderate range."""
+    kind = choose.one_of(["vp", "subvp", "ve", "edm"])
+    if kind == "edm":
+        return sde.EDM(choose.real(2.0, 50.0))
+    if kind == "ve":
+        return sde.VE(choose.real(0.01, 0.5), choose.real(2.0, 50.0))
+    return sde.PROCESSES[kind](choose.real(0.1, 1.0), choose.real(2.0, 20.0))
+
+
+def Layers(choose, got):
+    """A (2, 3), b (3,), C (3, 2): the smooth field tanh(x A + b) C of the plane, whose Jacobian has no symmetry."""
+    return choose.array((2, 3), -1.0, 1.0), choose.array((3,), -1.0, 1.0), choose.array((3, 2), -1.0, 1.0)
+
+
+def Ladder(choose, got):
+    """σ_1, σ_L, L of noise levels: falling to between 0.02 and 2, by a factor of 1.1 to 50, in 1..8 of them."""
+    smallest, L = choose.real(0.02, 2.0), choose.integer(1, 8)
+    return smallest * (choose.real(1.1, 50.0) if L > 1 else 1), smallest, L
+
+
+def Chain(choose, got):
+    """2..12 betas in [0.01, 0.6]: at least one reverse step besides the last."""
+    return schedules.Schedule([choose.real(0.01, 0.6) for _ in range(choose.integer(2, 12))])
+
+
+def Later(choose, got):
+    """(4,) times in 2..T of the chain."""
+    return np.array([choose.integer(2, got["chain"].T) for _ in range(4)])
+
+
+def Levels(choose, got):
+    """How many values a pixel may have."""
+    return choose.one_of([2, 5, 16, 256])
+
+
+def Spread(choose, got):
+    """A variance from a thousandth of an 8-bit bin's width, squared, to 10."""
+    return 10 ** choose.real(-9.0, 1.0)
+
+
+def Costs(choose, got):
+    """(10, 5) numbers in [0.1, 3]: ten costs of each of five times."""
+    return choose.array((10, 5), 0.1, 3.0)

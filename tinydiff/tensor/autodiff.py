@@ -14,7 +14,8 @@ from autograd.tracer import getval, isbox, new_box, trace_stack
 from . import tree as trees
 
 __all__ = [
-    "Tensor", "defvjp", "defvjp_argnums", "grad", "isbox", "primitive", "register", "value", "value_and_grad", "xp_of",
+    "Tensor", "defvjp", "defvjp_argnums", "grad", "isbox", "primitive", "register", "value", "value_and_grad", "vjp",
+    "xp_of",
 ]  # fmt: skip
 
 
@@ -65,21 +66,41 @@ def value_and_grad(f):
     """
 
     def run(tree, *args, **kwargs):
-        roots = trees.map(lambda leaf: VJPNode.new_root(), tree)
-        with trace_stack.new_trace() as trace:
-            end = f(trees.map(lambda leaf, root: new_box(leaf, trace, root), tree, roots), *args, **kwargs)
-        on_tape = isbox(end) and end._trace == trace
-        y = getval(end) if on_tape else end
+        y, pull_back = _record(f, tree, *args, **kwargs)
         if getattr(y, "shape", ()) != ():
             raise ValueError(f"a loss must be one number, got shape {y.shape}; take its mean or sum")
-        found = _backward(end._node, xp_of(y).ones_like(value(y))) if on_tape else {}
+        return y, pull_back(xp_of(y).ones_like(value(y)))
+
+    return run
+
+
+def vjp(f, tree, v):
+    """(f(tree), vᵀ ∂f/∂leaf for each leaf), for an f that returns an array and a v of its shape: one backward pass.
+
+    Differentiable again, as `value_and_grad` is.
+    """
+    y, pull_back = _record(f, tree)
+    if y.shape != v.shape:
+        raise ValueError(f"v must be of f's shape {y.shape}, got {v.shape}")
+    return y, pull_back(v)
+
+
+def _record(f, tree, *args, **kwargs):
+    """f(tree, ...), and the function that takes a gradient with respect to it to those with respect to the leaves."""
+    roots = trees.map(lambda leaf: VJPNode.new_root(), tree)
+    with trace_stack.new_trace() as trace:
+        end = f(trees.map(lambda leaf, root: new_box(leaf, trace, root), tree, roots), *args, **kwargs)
+    on_tape = isbox(end) and end._trace == trace
+
+    def pull_back(g):
+        found = _backward(end._node, g) if on_tape else {}
 
         def gradient(leaf, root):
             return found[root] if root in found else xp_of(leaf).zeros_like(value(leaf))
 
-        return y, trees.map(gradient, tree, roots)
+        return trees.map(gradient, tree, roots)
 
-    return run
+    return end._value if on_tape else end, pull_back  # getval would take off the boxes of outer tapes too
 
 
 def grad(f):
