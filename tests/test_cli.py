@@ -4,6 +4,7 @@ import errno
 import gzip
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -24,7 +25,7 @@ import safetensors.numpy
 from PIL import Image
 
 import tinydiff
-from tinydiff import checkpoint, data, evaluate, model, recipes, schedule, workers
+from tinydiff import checkpoint, data, evaluate, model, oracle, recipes, schedule, sde, workers
 from tinydiff.__main__ import main
 from tinydiff.tensor import tree
 
@@ -112,6 +113,19 @@ def images(kept, here):
     return Path(shutil.copytree(kept / "digits", here / "digits")).relative_to(here)
 
 
+@pytest.fixture(scope="module")
+def kinds(kept):
+    """A run of each kind that is no DDPM, as it was before its first step; two of pictures; DDPMs of 1 and 2 steps."""
+    made = [("ncsn", "ncsn", {}), ("one", "spiral", {"T": 1}), ("two", "spiral", {"T": 2})]
+    made += [(kind, "sde", {"process": kind}) for kind in sde.PROCESSES]
+    made += [("ncsn-digits", "ncsn-mnist", {"folder": kept / "idx"})]
+    for name, recipe, changes in made:
+        config, _ = recipes.configure(recipe, steps=2, batch=4, **changes)
+        (kept / name).mkdir()
+        recipes.save(kept / name, config, recipes.start(config))
+    return kept
+
+
 # Training
 
 
@@ -174,6 +188,14 @@ def test_own_images(here):
         (["train", "--T", "5", "--schedule", "constant"], "beta must lie in (0, 1), got beta_1 = 2"),
         (["train", "--schedule", "sigmoid"], "unknown schedule 'sigmoid'"),
         (["train", "--data", "."], "leave it out"),
+        (["train", "sde", "--data", "."], "leave it out"),
+        (["train", "sde", "--process", "bogus"], "of the recipe sde: vp, subvp, ve; got 'bogus' for sde"),
+        (["train", "sde", "--process", "ncsn"], "got 'ncsn' for sde"),
+        (["train", "moons", "--process", "vp"], "got 'vp' for moons"),
+        (["train", "ncsn", "--process", "vp"], "got 'vp' for ncsn"),
+        (["train", "ncsn", "--schedule", "linear"], "ncsn has no DDPM schedule, got schedule; leave it out"),
+        (["train", "sde", "--T", "10"], "sde has no DDPM schedule, got T; leave it out"),
+        (["train", "ncsn-mnist", "--data", "nowhere"], "nowhere is no folder"),
         (["train", "images"], "give --data a folder"),
         (["train", "mnist", "--data", "nowhere"], "nowhere is no folder"),
         (["train", "images", "--data", "nowhere"], "nowhere does not exist"),
@@ -186,6 +208,8 @@ def test_own_images(here):
         (["info", "nowhere"], "no run at nowhere"),
         (["info", "."], "no run at ."),
         (["evaluate", "nowhere"], "no run at nowhere"),
+        (["elbo", "nowhere"], "no run at nowhere"),
+        (["likelihood", "nowhere"], "no run at nowhere"),
         (["evaluate", "nowhere.npz"], "no file nowhere.npz"),
         (["schedule", "sigmoid"], "unknown schedule 'sigmoid'; choose one of linear"),
         (["schedule", "linear", "--T", "0"], "got 0"),
@@ -207,6 +231,8 @@ def test_a_bad_argument_is_one_line(here, refused, arguments, says):
     [["train", "--steps", "0"], ["train", "--steps", "1.5"], ["train", "--minutes", "0"], ["train", "--lr", "nan"]]
     + [["train", "--batch", "-1"], ["train", "--seed", "-1"], ["train", "--workers", "0"], ["train", "--lr", "inf"]]
     + [["train", "--device", "abacus"], ["train", "--split", "both"], ["sample"], ["sample", "r", "--n", "0"]]
+    + [["sample", "r", "--steps", "0"], ["elbo", "r", "--times", "0"], ["elbo", "r", "--n", "0"], ["elbo"]]
+    + [["likelihood", "r", "--steps", "0"], ["likelihood", "r", "--n", "-1"], ["elbo", "r", "--v", "large"]]
     + [["sample", "r", "--sampler", "magic"], ["nonsense"], ["schedule"], ["train", "--unheard-of"]],
     ids=" ".join,
 )
@@ -357,6 +383,12 @@ def test_a_full_disk_leaves_the_old_samples(points, refused, no_room_for, name):
     refused(*command, "--out", name, says=FULL, status=1)
 
 
+def test_a_full_disk_leaves_the_old_picture_of_the_bound(points, refused, no_room_for):
+    (points / "elbo.png").write_text("old")
+    no_room_for("elbo.png")
+    refused("elbo", points, "--n", 4, "--times", 1, says=FULL, status=1)
+
+
 # Resuming
 
 
@@ -366,7 +398,7 @@ def test_an_existing_run_is_not_overwritten(points, refused):
 
 OTHERWISE = [
     ["spiral"], ["--steps", 7], ["--minutes", 1], ["--batch", 8], ["--lr", 0.5], ["--seed", 1],
-    ["--schedule", "linear"], ["--T", T + 1],
+    ["--schedule", "linear"], ["--T", T + 1], ["--process", "vp"],
 ]  # fmt: skip
 
 
@@ -388,6 +420,11 @@ def test_a_run_whose_data_have_changed_shape_is_refused(here, kept, images, refu
     recipes.save(images, dataclasses.replace(run.config, data=place), run.state)
     digits(idx_folder, side=10)
     refused("train", "--resume", "--out", images, says="its data are now (10, 10, 1)", status=2)
+
+
+def test_a_run_of_one_process_is_not_resumed_with_another(kinds, refused):
+    for kind, wanted in (("vp", "ve"), ("ncsn", "vp"), ("subvp", "ddpm")):
+        refused("train", "--resume", "--out", kinds / kind, "--process", wanted, says=f"with process {kind}, got")
 
 
 def test_saying_again_what_a_run_is_does_no_harm(points, capsys):
@@ -425,6 +462,10 @@ def reworded(change):
     return lambda path: rewrite(path, None, change)
 
 
+def with_process(**process):
+    return reworded(lambda words: words["config"].update(process=process))
+
+
 DAMAGES = {
     "empty": (lambda path: path.write_bytes(b""), "not a whole checkpoint"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "not a whole checkpoint"),
@@ -444,6 +485,18 @@ DAMAGES = {
     "bad setting": (reworded(lambda words: words["config"]["settings"].update(lr=-1)), "lr must be more than 0"),
     "unknown network": (reworded(lambda words: words["config"]["network"].update(kind="x")), "description is damaged"),
     "unknown schedule": (reworded(lambda words: words["config"].update(schedule="x")), "unknown schedule 'x'"),
+    "unknown points": (reworded(lambda words: words["config"]["data"].update(name="x")), "description is damaged"),
+    "a process without kind": (reworded(lambda words: words["config"].update(process={})), "description is damaged"),
+    "a process of a word": (reworded(lambda words: words["config"].update(process="vp")), "description is damaged"),
+    "a DDPM with numbers": (with_process(kind="ddpm", levels=3), "got 'ddpm'"),
+    "unknown process": (with_process(kind="x"), "got 'x'"),
+    "superfluous number": (with_process(kind="vp", sigma_min=1.0), "description is damaged"),
+    "no sigma_max": (with_process(kind="ncsn", sigma_min=0.1, levels=3), "damaged ('sigma_max')"),
+    "a level for two": (with_process(kind="ncsn", sigma_max=2.0, sigma_min=0.1, levels=1), "for a single one"),
+    "levels that rise": (with_process(kind="ncsn", sigma_max=0.1, sigma_min=2.0, levels=3), "from large to small"),
+    "half a level": (with_process(kind="ncsn", sigma_max=2.0, sigma_min=0.1, levels=2.5), "a whole number"),
+    "noise that is a word": (with_process(kind="ve", sigma_max="much"), "description is damaged"),
+    "noise that falls": (with_process(kind="ve", sigma_min=60.0), "need 0 < sigma_min < sigma_max"),
     "a folder": (lambda path: (path.unlink(), path.mkdir()), ""),
 }  # fmt: skip
 
@@ -452,7 +505,7 @@ DAMAGES = {
 def test_a_damaged_checkpoint_is_one_line(points, refused, damage):
     change, says = DAMAGES[damage]
     change(points / "checkpoint.safetensors")
-    for command in (["info"], ["sample"], ["evaluate"], ["train", "--resume", "--out"]):
+    for command in (["info"], ["sample"], ["evaluate"], ["elbo"], ["likelihood"], ["train", "--resume", "--out"]):
         refused(*command, points, says=says)
 
 
@@ -556,6 +609,153 @@ def test_a_bad_wish_for_samples_is_one_line(here, points, refused, options, says
     (here / "a-file").write_text("of mine")
     (here / "a-folder.npz").mkdir()
     refused("sample", points, "--n", 2, *options, says=says)
+
+
+SAMPLED = {"points": "heun --steps 3", "digits": "pc --steps 2", "ncsn": "langevin --steps 1", "vp": "rk4 --steps 2",
+           "subvp": "euler-maruyama --steps 4", "ve": "dpm++ --steps 4", "ncsn-digits": "euler --steps 2"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_samplers_by_name(kinds, name, capsys):
+    way = SAMPLED[name].split()
+    shape = (8, 8, 1) if "digits" in name else (2,)
+    assert tinydiff_("sample", kinds / name, "--n", 3, "--sampler", *way, "--out", "x.npz") == 0
+    assert capsys.readouterr().out == f"wrote x.npz: 3 samples of {kinds / name}, {way[0]}\n"
+    x = x_of("x.npz")
+    assert x.dtype == np.float32 and x.shape == (3, *shape) and np.isfinite(x).all()
+    assert drawn(kinds / name, "a.npz", "--sampler", *way) == drawn(kinds / name, "b.npz", "--sampler", *way)
+
+
+def test_each_run_has_its_usual_sampler(kinds, capsys):
+    for name, usual, options in (("ncsn", "langevin", ["--steps", 1]), ("vp", "heun", []), ("one", "ddim", [])):
+        assert tinydiff_("sample", kinds / name, "--n", 2, *options, "--out", "x.gif") == 0
+        assert capsys.readouterr().out.endswith(f", {usual}\n")
+
+
+@pytest.mark.parametrize(
+    "name, options, says",
+    [
+        ("ncsn", ["--sampler", "ddim"], "ddim is for ddpm runs, this one is ncsn; try euler, heun, dpm++ or pc"),
+        ("ve", ["--sampler", "ddpm"], "ddpm is for ddpm runs, this one is ve"),
+        ("points", ["--sampler", "langevin"], "langevin is for ncsn runs, this one is ddpm"),
+        ("ncsn", ["--eta", 0.5], "--eta is of ddim, got --sampler langevin"),
+        ("points", ["--sampler", "heun", "--v", 0.5], "--v is of ddpm, got --sampler heun"),
+        ("one", ["--sampler", "heun", "--steps", 2], "this run knows only one: steps must be 1, got 2"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_a_sampler_that_a_run_has_not_got_is_one_line(kinds, refused, name, options, says):
+    refused("sample", kinds / name, "--n", 2, *options, says=says, status=2)
+
+
+# Likelihood
+
+
+def number(pattern, text):
+    return float(re.search(pattern, text)[1])
+
+
+def asked_of(run, n):
+    """The examples that a likelihood is asked of, seed 0: some of the pictures, or fresh points."""
+    rng = np.random.default_rng([0, model.EXAMPLES])
+    if not run.config.images:
+        return data.TOYS[run.config.data["name"]](n, rng)
+    x = recipes.load_data(run.config.data)
+    return x[np.sort(rng.permutation(len(x))[:n])]
+
+
+@pytest.mark.parametrize("name", ["points", "digits", "one", "two"])
+def test_elbo_is_a_table_and_a_picture(kinds, name, capsys):
+    run = recipes.load(kinds / name)
+    assert tinydiff_("elbo", kinds / name, "--n", 6, "--times", 2, "--out", "e.png") == 0
+    out, err = capsys.readouterr()
+    with Image.open("e.png") as picture:
+        assert picture.format == "PNG"
+    found = recipes.bound(run, asked_of(run, 6), 2)
+    assert number(r"the bound: ([-\d.]+) ±", out) == pytest.approx(found.total.mean(), abs=1e-3)
+    per_dim = math.prod(run.config.shape) * math.log(2)
+    assert number(r"nats, ([-\d.]+) ±", out) == pytest.approx(found.total.mean() / per_dim, abs=1e-4)
+    rows = re.findall(r"^L_(\S+)(?: \.\. L_(\d+))?,?.{,18}? {2,}([-\d.]+) ", out, re.M)
+    steps = [t for first, last, _ in rows for t in range(int(first.strip(",")), int(last or first.strip(",")) + 1)]
+    assert sorted(steps) == list(range(run.config.T + 1))  # each term once
+    whole = found.by_t.sum() + found.prior.mean()
+    assert sum(float(nats) for *_, nats in rows) == pytest.approx(whole, abs=1e-3)
+    assert err == "" and "nan" not in out
+
+
+def test_elbo_writes_into_the_run(points, capsys):
+    assert tinydiff_("elbo", points, "--n", 3, "--times", 1, "--v", 0) == 0
+    assert f"picture: {points / 'elbo.png'}\n" in capsys.readouterr().out and (points / "elbo.png").exists()
+
+
+@pytest.mark.parametrize("name", ["points", "digits", "ncsn", "vp", "subvp", "ve", "two", "ncsn-digits"])
+def test_likelihood(kinds, name, capsys):
+    """What is printed is the mean of recipes.log_likelihood, of the examples with their noise; and the KL is of it."""
+    run = recipes.load(kinds / name)
+    seen = []
+
+    def spy(run, x, *options):
+        seen.append((x, spied(run, x, *options)))
+        return seen[-1][1]
+
+    spied = recipes.log_likelihood
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "log_likelihood", spy)
+        assert tinydiff_("likelihood", kinds / name, "--n", 5, "--steps", 2) == 0
+    out, err = capsys.readouterr()
+    [(x, log_p)] = seen
+    assert number(r"-ln p +([-\d.]+) ±", out) == pytest.approx(-log_p.mean(), abs=1e-4) and err == ""
+    path, low = model.process(run.config)
+    assert ("from t = 1, noise" if run.config.kind == "ddpm" else "from noise") in out
+    assert number(r"noise ([\d.]+) \(", out) == pytest.approx(sde.ratio(path, low), rel=1e-2)
+    assert number(r"\) to ([\d.]+)", out) == pytest.approx(min(80, sde.ratio(path, path.end)), rel=1e-4)
+    n, sigma = len(x), float(sde.ratio(path, low))
+    if run.config.images:
+        bits = -log_p.mean() / (64 * math.log(2)) + math.log2(127.5)
+        assert number(r"([-\d.]+) ± [\d.]+ bits/dim", out) == pytest.approx(bits, abs=1e-4)
+        spread = abs(x - asked_of(run, n)).max() * 127.5  # dequantised: by half a level at most
+        assert x.dtype == np.float32 and 0.4 < spread < 0.501
+    else:
+        noise = np.random.default_rng([0, model.EXAMPLES, 1]).standard_normal((n, 2))
+        np.testing.assert_allclose(x, asked_of(run, n) + sigma * noise, rtol=1e-12)
+        weights, means, var = data.mixture(run.config.data["name"])
+        log_q = oracle.noised_log_density(x, 1.0, sigma**2, weights, means, np.full(len(weights), var))
+        assert number(r"-ln q +([-\d.]+) ±", out) == pytest.approx(-log_q.mean(), abs=1e-4)
+        assert number(r"KL\(data \|\| model\) = ([-\d.]+) ±", out) == pytest.approx(
+            number(r"-ln p +([-\d.]+)", out) - number(r"-ln q +([-\d.]+)", out), abs=2e-4
+        )
+
+
+def test_one_example_has_no_standard_error(kept, capsys):
+    for command in (["elbo", "--times", 1, "--out", "x.png"], ["likelihood", "--steps", 2]):
+        assert tinydiff_(*command, kept / "points", "--n", 1) == 0
+        out = capsys.readouterr().out
+        assert "nan" not in out and "±" not in out
+
+
+@pytest.mark.parametrize(
+    "command, says",
+    [
+        (["elbo", "vp"], "the bound is of DDPM runs, this one is vp; `tinydiff likelihood` takes any"),
+        (["elbo", "ncsn"], "this one is ncsn"),
+        (["elbo", "points", "--v", 2], "v must be in [0, 1]"),
+        (["elbo", "points", "--v", "nan"], "v must be in [0, 1]"),
+        (["elbo", "points", "--out", "x.jpg"], "--out must end in .png, got x.jpg"),
+        (["elbo", "points", "--data", "idx"], "--data and --split are for images"),
+        (["likelihood", "points", "--split", "test"], "--data and --split are for images"),
+        (["elbo", "digits", "--data", "nowhere"], "nowhere"),
+        (["likelihood", "digits", "--data", "nowhere"], "nowhere"),
+        (["elbo", "digits", "--data", "ten"], "trained on examples of (8, 8, 1), these are (10, 10, 1)"),
+        (["likelihood", "digits", "--data", "ten"], "these are (10, 10, 1)"),
+        (["likelihood", "one"], "this run knows only one; train with more, a larger T"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_a_likelihood_that_cannot_be_is_one_line(here, kinds, refused, capsys, command, says):
+    digits(here / "ten", side=10)
+    command, name, *options = command
+    refused(command, kinds / name, *options, says=says)
+    assert capsys.readouterr().out == ""  # it is known before the work
 
 
 # Judging
@@ -708,8 +908,8 @@ def test_check_finds_a_broken_formula(capsys, monkeypatch):
 
 
 OPTIONS = {
-    "train": "--out --steps --minutes --batch --lr --schedule --T --process --data --split --resume --workers --seed "
-    "--device",
+    "train": "--out --steps --minutes --batch --lr --schedule --T --target --process --data --split --resume "
+    "--workers --seed --device",
     "elbo": "--times --v --out --n --data --split --workers --seed --device",
     "likelihood": "--steps --n --data --split --workers --seed --device",
     "sample": "--sampler --steps --eta --v --n --out --workers --seed --device",
@@ -814,6 +1014,38 @@ def wait_for(path, process):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     raise AssertionError(f"no {path}")
+
+
+LONG = {
+    "likelihood": ["likelihood", "points", "--n", 4000, "--steps", 9999],
+    "elbo": ["elbo", "points", "--n", 40_000, "--times", 9999, "--out", "out/x.png"],
+    "sample": ["sample", "points", "--n", 8000, "--sampler", "pc", "--steps", 9999, "--out", "out/x.npz"],
+}
+AT_WORK = """
+import sys, tqdm
+from tinydiff.__main__ import main
+class Bar(tqdm.tqdm):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        open("at-work", "w").close()
+tqdm.tqdm = Bar
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@posix
+@pytest.mark.parametrize("name, n_workers", [("likelihood", 1), ("likelihood", 2), ("elbo", 1), ("sample", 2)])
+def test_ctrl_c_at_long_work_is_one_line_and_nothing_half_written(here, points, name, n_workers):
+    arguments = list(map(str, [*LONG[name], "--workers", n_workers]))
+    line, pipes = [sys.executable, "-c", AT_WORK, *arguments], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    before = set(contents(here))
+    with subprocess.Popen(line, start_new_session=True, text=True, **pipes) as process:
+        wait_for(Path("at-work"), process)
+        time.sleep(0.3)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "tinydiff: interrupted\n")
+    assert set(contents(here)) - before == {here / "at-work"}
 
 
 @pytest.fixture

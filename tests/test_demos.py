@@ -1,19 +1,21 @@
 """Every demo, quick: it runs, draws what it promises, and measures what its formula predicts.
 
 A row is (name, predicted, measured, standard error); 1,500 to 100,000 draws stand behind each (400 pictures
-of 784 pixels behind the roughness), enough for errors as good as normal. So a right demo strays by over
-BOUND = 6.5 standard errors with probability 8e-11 a row, 5e-9 for all 55. The seeds are fixed, so a pass
-stays a pass.
+of 784 pixels behind the roughness, 400 probes behind a point's density), enough for errors as good as normal.
+So a right demo strays by over BOUND = 6.5 standard errors with probability 8e-11 a row, 7e-9 for all 81. The
+seeds are fixed, so a pass stays a pass. In seven more rows nothing is random; their error is how much the number
+changed when the steps were doubled, which is no less than what it still lacks, or hardly.
 """
 import runpy
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tinydiff import forward, score
+from tinydiff import forward, score, sde, solver
 
 FOLDER = Path(__file__).parent.parent / "demos"
 PICTURES = {
@@ -23,6 +25,10 @@ PICTURES = {
     "04_ddpm_and_ddim": ["04_few_steps", "04_paths"],
     "05_guess_and_renoise": ["05_chain", "05_error"],
     "06_score_field": ["06_score_field", "06_step_size"],
+    "07_three_ways_into_noise": ["07_noise", "07_paths"],
+    "08_one_noise_four_samplers": ["08_eighth", "08_paths"],
+    "09_order_of_each_solver": ["09_guesses", "09_steps"],
+    "10_the_flows_density": ["10_the_flows_density"],
 }
 BOUND = 6.5
 
@@ -37,7 +43,7 @@ def strayed(rows):
 
 
 def test_every_demo_is_here():
-    assert {path.stem for path in FOLDER.glob("*.py")} == set(PICTURES)
+    assert {path.stem for path in FOLDER.glob("[0-9]*.py")} == set(PICTURES)
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -75,6 +81,31 @@ def test_a_langevin_step_of_mixed_conventions_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(score, "langevin_step", lambda x, s, step, noise: x + step * s + np.sqrt(step) * noise)
     rows = demo("06_score_field")(tmp_path, quick=True)
     assert strayed(rows)[2:].min() > 2 * BOUND, "the variances"
+
+
+def test_a_drift_that_is_not_halved_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sde.VP, "drift", lambda self, u: -self.beta(u))
+    rows = demo("07_three_ways_into_noise")(tmp_path, quick=True)
+    assert strayed([row for row in rows if "VP, variance at u = 1.0" in row[0]]).min() > 2 * BOUND
+
+
+@pytest.mark.parametrize("name, row", [("08_one_noise_four_samplers", "covariance of DDIM and flow"),
+                                       ("10_the_flows_density", "cross-entropy, all draws")])
+def test_a_flow_with_the_drift_of_the_sde_is_noticed(name, row, tmp_path, monkeypatch):
+    monkeypatch.setattr(sde, "probability_flow", sde.reverse_drift)
+    rows = demo(name)(tmp_path, quick=True)
+    assert strayed([found for found in rows if found[0] == row]) > 2 * BOUND
+
+
+def test_a_step_that_forgets_its_first_slope_is_noticed(tmp_path, monkeypatch):
+    def wrong(velocity, x, times):
+        for u, w in pairwise(times):
+            x = x + (w - u) * velocity(x + (w - u) * velocity(x, u), w)
+            yield x
+
+    monkeypatch.setattr(solver, "heun", wrong)
+    rows = demo("09_order_of_each_solver")(tmp_path, quick=True)
+    assert strayed([row for row in rows if row[0] in ("order of Heun", "order of EDM")]).min() > 2 * BOUND
 
 
 def test_from_the_shell_a_demo_prints_its_rows(tmp_path, monkeypatch, capsys):

@@ -10,7 +10,23 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from tinydiff import elbo, forward, gaussian, laws, loss, oracle, sampler, schedule, score
+from tinydiff import (
+    editing,
+    elbo,
+    forward,
+    gaussian,
+    guidance,
+    latent,
+    laws,
+    loss,
+    oracle,
+    sampler,
+    schedule,
+    score,
+    sde,
+    solver,
+    vae,
+)
 from tinydiff.forward import coef
 from tinydiff.nn import embed
 from tinydiff.schedule import Schedule
@@ -361,6 +377,149 @@ def min_snr_for_v_as_if_for_eps(right):
     return lambda schedule, t, kind="eps", *rest: right(schedule, t, "eps" if kind == "v" else kind, *rest)
 
 
+# The autoencoder and its latents
+
+
+@mistake(10, "BVAE-tf#7; keras PR#9972", vae, "reparameterise", "the_gap_is_the_kl_to_the_posterior")
+def the_log_variance_of_a_code_is_not_halved(right):
+    return lambda mu, log_var, eps: right(mu, 2 * log_var, eps)
+
+
+@mistake(10, "vgae_pytorch#2", vae, "kl", "the_kl_is_the_gaussians")
+def a_code_is_as_wide_as_it_should_vary(right):
+    def kl(mu, log_var):
+        return -0.5 * np.sum(1 + log_var - mu**2 - np.exp(log_var / 2), axis=1)
+
+    return kl
+
+
+@mistake(16, "grammarVAE#2; keras-molecules#59", vae, "kl", "the_kl_is_summed_over_coordinates")
+def the_kl_of_a_code_is_averaged_where_it_is_summed(right):
+    return lambda mu, log_var: right(mu, log_var) / math.prod(mu.shape[1:])
+
+
+@mistake(32, "keras PR#4211", vae, "reparameterise", "the_gap_is_the_kl_to_the_posterior")
+def codes_are_drawn_a_hundred_times_too_near(right):
+    return lambda mu, log_var, eps: right(mu, log_var, 0.01 * eps)
+
+
+@mistake(33, "diffusers#5166", latent, "decode", "a_point_comes_back_through_its_latent")
+def latents_are_decoded_at_the_scale_of_the_diffusion(right):
+    return lambda decoder, scale, z: right(decoder, 1.0, z)
+
+
+@mistake(33, "MONAI GenerativeModels PR#214", latent, "decode", "a_point_comes_back_through_its_latent")
+def latents_are_scaled_twice_and_never_back(right):
+    return lambda decoder, scale, z: right(decoder, 1 / scale, z)
+
+
+@mistake(33, "PyTorch-Adventures#4", latent, "decode", "a_point_comes_back_through_its_latent")
+def the_image_is_scaled_instead_of_its_latent(right):
+    return lambda decoder, scale, z: right(decoder, 1.0, z) / scale
+
+
+# Guidance, editing
+
+
+def _held(time, noised):
+    """The loop of inpainting, with what is put back after a step from t to s noised to time(t, s) by `noised`."""
+
+    def held(eps_fn, schedule, given, join, path, x, rng, eta):
+        for t, s in zip(path, path[1:], strict=False):
+            noise = rng.standard_normal(x.shape) if eta > 0 else None
+            step = sampler.ddim_step(schedule, x, t, s, eps_fn(x, t), eta, noise)
+            x = join(step, noised(schedule, given, time(t, s), rng.standard_normal(x.shape)))
+            yield x
+
+    return held
+
+
+@mistake(25, "score_sde", editing, "_held", "what_is_put_back_is_noised_afresh")
+def noise_is_added_to_what_is_already_noised(right):
+    def noised(schedule, given, s, eps):
+        return forward.q_sample(schedule, given, s, eps) + schedule.noise_scale[s] * np.roll(eps, 1)
+
+    return _held(lambda t, s: s, noised)
+
+
+@mistake(26, "study notes", guidance, "mean_shift", "the_mean_moves_by_the_variance_times_the_gradient")
+def the_gradient_is_scaled_by_the_std(right):
+    def mean_shift(eps_fn, schedule, *rest):
+        guided = right(eps_fn, schedule, *rest)
+        return lambda x, t: eps_fn(x, t) + (guided(x, t) - eps_fn(x, t)) / np.sqrt(schedule.beta[t])
+
+    return mean_shift
+
+
+@mistake(26, "guided-diffusion#51", guidance, "mean_shift", "the_mean_moves_by_the_variance_times_the_gradient")
+def the_classifier_is_asked_at_a_time_too_noisy(right):
+    def mean_shift(eps_fn, schedule, log_prob_grad, *rest):
+        return right(eps_fn, schedule, lambda x, t: log_prob_grad(x, t + 1), *rest)
+
+    return mean_shift
+
+
+@mistake(26, "guided-diffusion#51", guidance, "log_prob_grad", "each_example_gets_its_own_gradient")
+def the_gradient_is_of_the_mean_over_the_batch(right):
+    def log_prob_grad(logits_fn, y):
+        return lambda x, t: right(logits_fn, y)(x, t) / len(x)
+
+    return log_prob_grad
+
+
+@mistake(27, "lucidrains#155, #207; diffusers#5882", guidance, "classifier_free", "no_weight_no_guidance")
+def the_weight_is_counted_from_one(right):
+    return lambda cond_fn, uncond_fn, w: right(cond_fn, uncond_fn, w - 1)
+
+
+@mistake(28, "stable-diffusion PR#533", editing, "_back", "an_edit_comes_down_from_where_it_was_noised")
+def an_edit_is_denoised_from_the_step_below(right):
+    def back(eps_fn, schedule, x_t, t, rng, steps, eta):
+        return right(eps_fn, schedule, x_t, max(t - 1, 0), rng, steps, eta)
+
+    return back
+
+
+@mistake(28, "ilvr_adm#13; RePaint#17", editing, "_held", "each_step_is_as_published")
+def what_is_put_back_has_the_noise_of_the_step_before(right):
+    return _held(lambda t, s: t if s else 0, forward.q_sample)
+
+
+@mistake(28, "diffusers PR#10185, reverted by PR#10644", forward, "q_sample", "inpainting_keeps_every_marginal")
+def the_noise_of_known_pixels_has_the_root_missing_as_in_the_paper(right):
+    def q_sample(schedule, x0, t, eps):
+        alpha_bar = schedule.at(t, lowest=0)
+        return coef(np.sqrt(alpha_bar), x0) * x0 + coef(1 - alpha_bar, x0) * eps
+
+    return q_sample
+
+
+@mistake(28, "lucidrains PR#322", editing, "_held", "known_pixels_are_kept")
+def the_last_step_does_not_put_the_known_pixels_back(right):
+    def held(eps_fn, schedule, given, join, path, x, rng, eta):
+        *_, x_1 = x, *right(eps_fn, schedule, given, join, path[:-1], x, rng, eta)
+        yield sampler.ddim_step(schedule, x_1, path[-2], 0, eps_fn(x_1, path[-2]))
+
+    return held
+
+
+@mistake(28, "ilvr_adm, its resizer", editing, "low_pass", "the_low_pass_is_a_projection")
+def a_low_pass_that_lets_less_through_each_time(right):
+    def low_pass(x, factor):
+        return (right(x, factor) + right(np.roll(x, 1, axis=1), factor)) / 2
+
+    return low_pass
+
+
+@mistake(28, "diffusers PR#3782", editing, "blend", "a_blend_with_itself_is_an_edit")
+def each_picture_between_has_noise_of_its_own(right):
+    def blend(eps_fn, schedule, ends, fractions, strength, rng, steps=None):
+        u = coef(fractions, ends)
+        return editing.sdedit(eps_fn, schedule, (1 - u) * ends[:1] + u * ends[1:], strength, rng, steps, 0.0)
+
+    return blend
+
+
 @pytest.mark.parametrize("planted", MISTAKES, ids=lambda m: f"{m.number} {m.wrong.__name__} [{m.thread}]")
 def test_a_mistake_breaks_its_law(planted, monkeypatch):
     assert problem(planted) is None
@@ -397,6 +556,20 @@ DOORS = {
     "a table of betas": (lambda: Schedule([[0.1]]), "got shape (1, 1)"),
     "a time beyond the closed form": (lambda: schedule.cosine(30).alpha_bar_at(30.5), "in [0, 30]"),
     "less signal than the schedule leaves": (lambda: schedule.cosine(30).time_of(1e-40), "must be in ["),
+    "a mixture of another dimension": (
+        lambda: oracle.noised_score(np.ones((2, 3)), 1, 1, [1], [[0, 0]], [1]), "mixture's 2 dimensions"),
+    "a grid that ends where there is no noise": (lambda: solver.uniform_in_lambda(sde.VP(), 1.0, 0.0, 5), "need noise"),
+    "a fraction of a solver's step": (lambda: solver.uniform(0, 1, 1.5), "whole number"),
+    "a path of one end": (lambda: solver.uniform(1.0, 1.0, 3), "two ends"),
+    "sigmas that rise": (lambda: solver.edm_sigmas(80, 0.002, 5), "sigma_min < sigma_max"),
+    "24 a ladder upside down": (lambda: sde.VE(5, 1), "sigma_min < sigma_max"),
+    "betas that fall": (lambda: sde.VP(20, 0.1), "beta_min <= beta_max"),
+    "an EDM without noise": (lambda: sde.EDM(0), "above 0"),
+    "sub-VP taken for a chain": (lambda: sde.discretise(sde.SubVP(), 100), "only VP"),
+    "the reverse SDE upstream": (
+        lambda: [*solver.euler_maruyama(sde.VP(), None, np.ones((1, 1)), [0.1, 0.9], None)], "must fall"),
+    "a corrector without a step": (
+        lambda: [*solver.predictor_corrector(sde.VP(), None, np.ones((1, 1)), [0.9, 0.1], None, snr=0)], "above 0"),
     "an unknown schedule": (lambda: schedule.named("sigmoid", 30), "one of linear, cosine"),
     "an unknown target": (lambda: loss.eps_fn(None, None, "score"), "one of eps, x0, v"),
     "15 pixels of another scale": (lambda: elbo.decoder_log_prob(np.ones(1) / 128, 0.0, 0.1), "k * 2/255 - 1"),
@@ -417,6 +590,23 @@ DOORS = {
     "Langevin through levels that rise": (lambda: [*score.annealed_langevin(None, None, [1, 2], None)], "must fall"),
     "a Langevin step that diverges": (lambda: [*score.annealed_langevin(0, 0, [1, 0.1], 0, 9, 0.05)], "diverges"),
     "no Langevin steps": (lambda: [*score.annealed_langevin(0, 0, [1, 0.1], 0, 0)], "at least 1"),
+    "a decoder without noise": (lambda: vae.bound(*[np.ones((1, 1))] * 5, noise_var=0.0), "must be positive"),
+    "latents that are all the same": (lambda: latent.latent_scale(np.ones((2, 2))), "must differ"),
+    "latents that are not finite": (lambda: latent.latent_scale(np.array([1.0, np.nan])), "be finite"),
+    "28 a strength of more than all": (
+        lambda: [*editing.sdedit(0, schedule.linear(30), np.ones((1, 1)), 1.1, None)], "must be in [0, 1], got 1.1"),
+    "a mask of another size": (
+        lambda: [*editing.inpaint(0, schedule.linear(30), *[np.ones((1, 4, 4, 1)), np.ones((4, 4))] * 2, None)],
+        "mask of shape (4, 4) does not fit"),
+    "a picture of another size": (
+        lambda: [*editing.ilvr(0, schedule.linear(30), np.ones((1, 6, 6, 1)), 2, np.ones((1, 4, 4, 1)), None)],
+        "picture of shape (1, 6, 6, 1) does not fit"),
+    "blocks that do not fill the picture": (lambda: editing.low_pass(np.ones((1, 28, 28, 1)), 5), "got 5 for 28 x 28"),
+    "going back no steps": (lambda: editing.resampling_times([2, 1, 0], jump=0), "at least 1, got 0 and 1"),
+    "a label that the classifier has not got": (
+        lambda: guidance.log_prob_grad(lambda x, t: x, 3)(np.ones((1, 3)), 1), "must be in 0..2, got 3"),
+    "a mean shifted for other steps": (
+        lambda: guidance.mean_shift(None, schedule.linear(30), None, steps=3)(None, 15), "the sampler's steps"),
     "18 a time visited twice": (lambda: sampler.timesteps(30, [1, 30, 30]), "must rise"),
 }
 
@@ -484,6 +674,25 @@ def test_23_a_step_of_ncsn_is_twice_that_of_score_sde():
     """NCSN's a multiplies s by a/2, score_sde's e by e; both add noise of the variance, a or 2e [score_sde]."""
     x, s, z = np.ones((1, 1)), np.full((1, 1), -3.0), np.full((1, 1), 2.0)
     assert score.langevin_step(x, s, 2 * 0.125, z).item() == 1 - 0.125 * 3 + math.sqrt(0.25) * 2
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_26_at_the_mean_or_at_x_t_agrees_to_first_order(scale):
+    """The authors' code asks at x_t, their derivation at the mean: shifts of ε̂ differ like β [guided-diffusion#51]."""
+    gaps, x = [], np.linspace(-2, 2, 5)[:, None]
+    for T in (200, 400):
+        ways = [guidance.mean_shift(lambda x, t: 0.3 * x, schedule.linear(T), lambda x, t: np.cos(x), scale, at_mean=at)
+                for at in (True, False)]
+        gaps.append(abs(ways[0](x, T // 2) - ways[1](x, T // 2)).max())
+    assert gaps[0] / gaps[1] == pytest.approx(2, abs=0.05) and gaps[0] < 0.1
+
+
+def test_27_guidance_scales_of_others_are_ours_plus_one():
+    """uncond + g (cond - uncond) with g = 7.5 is w = 6.5; g = 0, not g = 1, is unconditional [diffusers#5882]."""
+    cond, uncond = np.array([[2.0]]), np.array([[-1.0]])
+    for g in (0.0, 1.0, 7.5):
+        ours = guidance.classifier_free(lambda x, t: cond, lambda x, t: uncond, g - 1)
+        assert ours(cond, 1).item() == pytest.approx(-1 + g * 3)
 
 
 @pytest.mark.parametrize("dim", [2, 4, 64])

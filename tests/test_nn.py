@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from tinydiff.nn import embed, layers, mlp, unet
+from tinydiff.nn import embed, layers, mlp, text, unet
 from tinydiff.tensor import autodiff, ops, tree
 
 TINY = {"widths": (8, 16), "groups": 4, "embed": 16}
@@ -148,6 +148,101 @@ def test_mlp_differentiates_twice():
     slope = sum(float((g * d).sum()) for g, d in zip(tree.leaves(grads), tree.leaves(direction), strict=True))
     up, down = (float(divergence(tree.map(lambda p, d, s=s: p + s * d, params, direction))) for s in (step, -step))
     assert slope == pytest.approx((up - down) / (2 * step), rel=1e-6)
+
+
+# Labels and context
+
+
+@pytest.mark.parametrize("module", [mlp, unet])
+def test_label_reaches_the_output_and_none_is_the_last(module):
+    fields = {"width": 8, "depth": 2, "embed": 8} if module is mlp else {"size": 8, **TINY}
+    config = module.Config(classes=3, **fields)
+    params = noisy(module.init(np.random.default_rng(0), config))
+    x = np.ones((2, 2), np.float32) if module is mlp else images(config, 2)
+    answers = [module.apply(params, x, 5, config, label) for label in (0, 1, 2, 3, None, np.array([0, 2]))]
+    for i, j in ((0, 1), (1, 2), (0, 2), (2, 3)):
+        assert np.abs(answers[i] - answers[j]).max() > 1e-3
+    assert np.array_equal(answers[3], answers[4])
+    assert np.allclose(answers[5][0], answers[0][0], atol=1e-5) and np.allclose(answers[5][1], answers[2][1], atol=1e-5)
+    for wrong in (-1, 4, np.array([0, 9])):
+        with pytest.raises(ValueError, match="label must be in 0..2"):
+            module.apply(params, x, 5, config, wrong)
+
+
+def test_attention_does_not_see_what_is_masked():
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((2, n, 4)) for n in (3, 5, 5))
+    mask = np.array([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
+    found = ops.attention(q, k, v, mask)
+    assert np.allclose(found[0], ops.attention(q[:1], k[:1, :3], v[:1, :3])[0], rtol=1e-12)
+    assert np.allclose(found[1], v[1, 0], rtol=1e-12)  # one key to look at: its value, whatever was asked
+    assert not ops.attention(q, k, v, np.zeros((2, 5))).any()
+
+
+def a_reader(dtype=None):
+    """A U-Net that looks at words, its weights, and a sentence for each of three images."""
+    rng = np.random.default_rng(3)
+    words = text.Config(vocabulary=20, length=6, width=8, depth=2)
+    config, params = a_unet(size=6, attention=(3,), context=8, dtype=dtype)
+    params = {"unet": params, "text": noisy(text.init(rng, words), dtype=dtype)}
+    ids, mask = rng.integers(1, 20, (3, 6)), (np.arange(6) < np.array([2, 4, 6])[:, None]).astype(dtype or "f4")
+
+    def apply(params, x, ids=ids, mask=mask):
+        return unet.apply(params["unet"], x, 7, config, None, text.apply(params["text"], ids, mask), mask)
+
+    return config, params, apply, ids
+
+
+def test_every_word_counts_and_padding_does_not():
+    config, params, apply, ids = a_reader()
+    x = images(config)
+    y = apply(params, x)
+    for place in range(6):
+        other = ids.copy()
+        other[:, place] = other[:, place] % 19 + 1
+        moved = np.abs(apply(params, x, other) - y).max((1, 2, 3))
+        within = place < np.array([2, 4, 6])
+        assert (moved[within] > 1e-5).all() and (moved[~within] == 0).all()
+    swapped = ids[:, [1, 0, 2, 3, 4, 5]]
+    assert np.abs(apply(params, x, swapped) - y).max() > 1e-4  # and their order
+
+
+def test_gradients_of_a_reader():
+    """Along a random direction through every parameter, words and images alike, to 1e-7 of central differences."""
+    config, params, apply, _ = a_reader(np.float64)
+    x, rng, step = images(config, dtype=np.float64), np.random.default_rng(5), 1e-5
+
+    def loss(params):
+        y = apply(params, x)
+        return ops.mean(y * y)
+
+    _, grads = autodiff.value_and_grad(loss)(params)
+    assert all(np.abs(g).max() > 0 for g in tree.leaves(grads))
+    direction = tree.map(lambda p: rng.standard_normal(p.shape), params)
+    slope = sum(float((g * d).sum()) for g, d in zip(tree.leaves(grads), tree.leaves(direction), strict=True))
+    up, down = (float(loss(tree.map(lambda p, d, s=s: p + s * d, params, direction))) for s in (step, -step))
+    assert slope == pytest.approx((up - down) / (2 * step), rel=1e-6)
+
+
+@pytest.mark.parametrize("ids, says", [([[20]], "tokens must be in 0..19"), ([[1] * 7], "at most 6 words, got 7")])
+def test_what_is_no_sentence_is_refused(ids, says):
+    _, params, _, _ = a_reader()
+    with pytest.raises(ValueError, match=says):
+        text.apply(params["text"], np.array(ids), np.ones(np.shape(ids), "f4"))
+
+
+def test_a_reader_on_every_backend(backend):
+    config, params, apply, _ = a_reader()
+    x = images(config)
+
+    def step(params, x):
+        return ops.mean(apply(params, x) ** 2)
+
+    wanted, wanted_grads = autodiff.value_and_grad(step)(params, x)
+    value, grads = autodiff.value_and_grad(step)(tree.map(backend.put, params), backend.put(x))
+    assert float(value) == pytest.approx(float(wanted), rel=1e-5)
+    for (name, g), w in zip(tree.flatten(grads).items(), tree.leaves(wanted_grads), strict=True):
+        assert g.dtype == np.float32 and np.allclose(backend.get(g), w, rtol=1e-3, atol=1e-6), name
 
 
 # Array libraries

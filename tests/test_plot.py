@@ -359,11 +359,50 @@ def test_fields_refuses(tmp_path):
             plot.fields(items, titles, tmp_path / "a.png")
 
 
+# densities
+
+ACROSS, UP = np.linspace(0, 1, 5), np.linspace(-2, 2, 9)
+HEIGHTS = np.arange(45.0).reshape(9, 5)
+
+
+def test_densities_are_where_they_should_be_on_one_scale_under_their_paths(monkeypatch):
+    items = [(ACROSS, UP, HEIGHTS, PATHS), (ACROSS, UP, HEIGHTS / 2, PATHS[:0])]
+    left, right = drawn(monkeypatch, plot.densities, items, ["a", "b"], "a.png", guides=[PATHS[:0], PATHS])
+    for axis, p in ((left, HEIGHTS), (right, HEIGHTS / 2)):
+        (image,) = axis.images
+        assert (image.get_array() == p).all() and image.origin == "lower"
+        assert image.get_extent() == pytest.approx((-0.125, 1.125, -2.25, 2.25))  # each cell about its place
+        assert image.get_clim() == (0, 44)
+    assert [line.get_xydata().tolist() for line in left.lines[::3]] == PATHS.tolist()
+    assert [line.get_xydata().tolist() for line in right.lines] == PATHS.tolist()
+    assert {line.get_linestyle() for line in right.lines} == {"--"}
+
+
+def test_densities_are_darker_where_they_are_larger(tmp_path):
+    p = np.zeros((9, 5))
+    p[7, 3] = 1
+    plot.densities([(ACROSS, UP, p, PATHS[:0])], [""], tmp_path / "a.png")
+    rows, columns = np.nonzero(pixels(tmp_path / "a.png")[..., 2] > pixels(tmp_path / "a.png")[..., 0] + 60)
+    height, width = pixels(tmp_path / "a.png").shape[:2]
+    assert len(rows) > 100 and rows.mean() < 0.4 * height and columns.mean() > 0.6 * width
+
+
+def test_densities_refuses(tmp_path):
+    for item, words in (((ACROSS, UP, HEIGHTS.T, PATHS), r"a density needs p \(m, n\)"),
+                        ((ACROSS[:1], UP, HEIGHTS[:, :1], PATHS), "2 or more each"),
+                        ((ACROSS, UP, HEIGHTS - 1, PATHS), "a density must be 0 or more, got -1"),
+                        ((ACROSS, UP, HEIGHTS, PATHS[0]), r"paths must be \(k, steps, 2\)")):
+        with pytest.raises(ValueError, match=words):
+            plot.densities([item], ["a"], tmp_path / "a.png")
+    with pytest.raises(ValueError, match="needs a title, got 0 and 1"):
+        plot.densities([], ["a"], tmp_path / "a.png")
+
+
 # What they all share.
 
 T_AXIS = np.arange(1.0, 6.0)
 EVERY = {
-    "bound": lambda path, bad=1: plot.bound(T_AXIS, T_AXIS * bad, [5, 3, 2, 1, 0.5, 0.1], np.arange(6.0), path, "bits"),
+    "bound": lambda path, bad=1: plot.bound(T_AXIS, T_AXIS, path, "bits", (np.arange(6.0) * bad, np.arange(6.0))),
     "image_grid": lambda path, bad=1: plot.image_grid(IMAGES * bad, path),
     "scatter": lambda path, bad=1: plot.scatter(POINTS, path, data=POINTS * bad),
     "panels": lambda path, bad=1: plot.panels([POINTS, IMAGES * bad], ["a", "b"], path),
@@ -371,6 +410,7 @@ EVERY = {
     "reverse_gif": lambda path, bad=1: plot.reverse_gif([IMAGES, IMAGES * bad], path),
     "loss_curve": lambda path, bad=1: plot.loss_curve(T, BETA * bad, path),
     "schedule": lambda path, bad=1: plot.schedule(T, BETA * bad, ALPHA_BAR, SNR, path),
+    "densities": lambda path, bad=1: plot.densities([(ACROSS, UP, (1 + HEIGHTS) * bad, PATHS)], ["a"], path),
     "fields": lambda path, bad=1: plot.fields([(GRID, FIELD, POINTS, PATHS * bad)], ["a"], path),
     "lines": lambda path, bad=1: plot.lines({"a": (T, BETA), "b": (T, SNR * bad)}, path, "title", "x", "y"),
 }

@@ -1,16 +1,18 @@
 """tinydiff: diffusion models from scratch, in the papers' own symbols, with the laws that prove them.
 
 Read in this order: gaussian, schedule, forward, loss; then a network (nn/mlp, nn/unet, on tensor/); then sampler. What
-the loss is a bound on: elbo. The same from the other side: score, sde, solver. Beside them oracle (perfect denoisers)
-and laws (what must hold). data, train, model, recipes and the command line put them to work.
+the loss is a bound on: elbo. The same from the other side: score, sde, solver. What one does with it: guidance,
+editing, vae, latent. Beside them oracle (perfect denoisers) and laws (what must hold). data, train, model, recipes and
+the command line put them to work.
 """
 from importlib import import_module
 
 __version__ = "0.1.0"
 
 _ROOMS = (
-    "checkpoint", "data", "elbo", "evaluate", "files", "forward", "gaussian", "laws", "loss", "model", "nn", "optim",
-    "oracle", "plot", "recipes", "sampler", "schedule", "score", "sde", "solver", "tensor", "train", "workers",
+    "checkpoint", "data", "editing", "elbo", "evaluate", "files", "forward", "gaussian", "glyphs", "guidance", "latent",
+    "laws", "loss", "model", "nn", "optim", "oracle", "plot", "recipes", "sampler", "schedule", "score", "sde",
+    "solver", "tensor", "train", "vae", "workers",
 )  # fmt: skip
 __all__ = ["device", *_ROOMS]
 

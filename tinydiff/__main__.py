@@ -60,8 +60,8 @@ def _train(options):
     from . import recipes, train
     from .tensor.device import device
 
-    where, names = device(options.device), ("steps", "minutes", "batch", "lr", "seed", "schedule", "T", "process")
-    changes = {name: getattr(options, name) for name in names}
+    names = ("steps", "minutes", "batch", "lr", "seed", "schedule", "T", "target", "process")
+    where, changes = device(options.device), {name: getattr(options, name) for name in names}
     state, start = None, 0
     if options.resume:
         folder = Path(options.out or Path("runs") / (options.recipe or "spiral"))
@@ -85,7 +85,8 @@ def _train(options):
           f"on {where.name}; writing {folder}", flush=True)  # fmt: skip
     if start:
         print(f"resumed after step {start:,}", flush=True)
-    state, stopped = recipes.train_run(folder, config, x, state, where, options.workers)
+    labels = recipes.load_labels(config)
+    state, stopped = recipes.train_run(folder, config, x, state, where, options.workers, labels=labels)
     if stopped:
         again = f"tinydiff train --resume --out {shlex.quote(str(folder))}"
         print(f"stopped after step {state.step:,}; saved. Continue with: {again}")
@@ -98,7 +99,7 @@ def _train(options):
 def _same_run(config, folder, wanted):
     """What was asked for on a resumed run must be what the run was started with."""
     has = {"recipe": config.recipe, "schedule": config.schedule, "T": config.T, **config.settings, **config.data}
-    has["process"] = config.kind
+    has |= {"process": config.kind, "target": config.target}
     has["data"] = config.data["folder"]
     for name, value in wanted.items():
         value = str(Path(value).resolve()) if name == "data" and value is not None else value
@@ -124,12 +125,14 @@ def _sample(options):
     chosen = {name: getattr(options, name) for name in ("steps", "eta", "seed")}
     chosen |= {"v": 1.0 if options.v is None else options.v}
     chosen |= {"device": device(options.device), "n_workers": options.workers}
+    chosen |= {"label": options.label, "w": options.guidance}
     x = recipes.draw(run, options.n, method, frames=60 if out.suffix == ".gif" else 0, **chosen)
     if out.suffix == ".gif":
         plot.reverse_gif(x, out)
     elif out.suffix == ".npz":
         with files.write_aside(out) as aside:
-            np.savez_compressed(aside, x=x)
+            asked = recipes.asked_for(run.config, options.n, options.label)
+            np.savez_compressed(aside, x=x, **({} if asked is None else {"label": asked}))
     elif run.config.images:
         plot.image_grid(x, out)
     else:
@@ -143,7 +146,7 @@ def _evaluate(options):
 
     source = Path(options.source)
     run = None if source.suffix == ".npz" else recipes.load(source)
-    x = None if run else _samples_in(source)
+    x, labels = (None, None) if run else _samples_in(source)
     if not run and (options.n or options.sampler or options.steps):
         raise ValueError("--n, --sampler and --steps draw from a run; a file's samples are taken as they are")
     images = run.config.images if run else x.ndim == 4
@@ -163,11 +166,13 @@ def _evaluate(options):
         method = "ddpm" if method == "ddim" and not images else method
         chosen = {"steps": options.steps, "seed": options.seed, "n_workers": options.workers}
         chosen["device"] = device(options.device)
+        chosen["w"] = options.guidance
         x = recipes.draw(run, options.n or n, options.sampler or method, **chosen)
+        labels = recipes.asked_for(run.config, len(x))
     if images:
         judge = evaluate.train_judge(real, labels, seed=options.seed)
         seen, held_out = evaluate.shares(len(real), options.seed)
-        report = evaluate.judge_digits(judge, x, real[seen], real[held_out], seed=options.seed)
+        report = evaluate.judge_digits(judge, x, real[seen], real[held_out], options.seed, labels)
     else:
         rng = np.random.default_rng([options.seed, model.EVALUATION])
         report = evaluate.energy_report(x, data.TOYS[place["name"]], rng)
@@ -177,14 +182,16 @@ def _evaluate(options):
 def _samples_in(path):
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            x = arrays["x"]
+            x, labels = arrays["x"], arrays["label"] if "label" in arrays else None
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {path}") from None
     except Exception as problem:  # a zip, header or pickle error, each with its own exception
         raise ValueError(f"{path} holds no samples ({_one_line(problem)}); `tinydiff sample` writes them") from None
     if x.dtype.kind != "f" or x.ndim not in (2, 4) or not len(x) or not np.isfinite(x).all():
         raise ValueError(f"{path}: x must be finite floats (N, 2) or (N, H, W, C), got {x.dtype} {x.shape}")
-    return x
+    if labels is not None and (labels.shape != x.shape[:1] or labels.dtype.kind not in "iu"):
+        raise ValueError(f"{path}: label must be {len(x)} whole numbers, got {labels.dtype} {labels.shape}")
+    return x, labels
 
 
 def _examples(options, config, n):
@@ -197,18 +204,18 @@ def _examples(options, config, n):
         x = recipes.load_data(place)
         if x.shape[1:] != config.shape:
             raise ValueError(f"the run was trained on examples of {config.shape}, these are {x.shape[1:]}")
-        chosen = np.random.default_rng([options.seed, model.LIKELIHOOD]).permutation(len(x))[:n]
+        chosen = np.random.default_rng([options.seed, model.EXAMPLES]).permutation(len(x))[:n]
         return x[np.sort(chosen)], f"{len(chosen):,} images of {place['name']}, {place['split']} split"
     if options.data or options.split:
         raise ValueError("points are drawn from their formula: --data and --split are for images")
-    x = data.TOYS[place["name"]](n, np.random.default_rng([options.seed, model.LIKELIHOOD]))
+    x = data.TOYS[place["name"]](n, np.random.default_rng([options.seed, model.EXAMPLES]))
     return x, f"{n:,} fresh points of {place['name']}"
 
 
 def _mean(numbers, form):
-    """mean ± its standard error."""
-    error = np.std(numbers, ddof=1) / math.sqrt(len(numbers)) if len(numbers) > 1 else math.nan
-    return f"{np.mean(numbers):{form}} ± {error:{form}}"
+    """mean ± its standard error, which one number has not got."""
+    error = f" ± {np.std(numbers, ddof=1) / math.sqrt(len(numbers)):{form}}" if len(numbers) > 1 else ""
+    return f"{np.mean(numbers):{form}}{error}"
 
 
 def _elbo(options):
@@ -216,7 +223,9 @@ def _elbo(options):
     from .tensor.device import device
 
     run = recipes.load(options.run_folder)
-    config = run.config
+    config, out = run.config, Path(options.out) if options.out else run.folder / "elbo.png"
+    if out.suffix != ".png":
+        raise ValueError(f"--out must end in .png, got {out}")
     x, named = _examples(options, config, options.n or (1000 if config.images else 2000))
     where = device(options.device)
     found = recipes.bound(run, x, options.times, options.v, options.seed, where, options.workers)
@@ -230,11 +239,10 @@ def _elbo(options):
         name = f"L_{low}" if high == low + 1 else f"L_{low} .. L_{high - 1}"
         print(f"{name:<24}{nats:>12.4f}{nats * bits:>12.4f}{rms:>18.4f}")
     print(f"{f'L_{T}, the prior':<24}{found.prior.mean():>12.4f}{found.prior.mean() * bits:>12.4f}")
-    unit = "bits/dim, of pixels in 256 levels" if config.images else "bits a coordinate, of a density in data units"
+    unit = "bits/dim" if config.images else "bits a coordinate, of a density in data units"
     print(f"the bound: {_mean(found.total, '.3f')} nats, {_mean(found.total * bits, '.4f')} {unit}")
-    out = Path(options.out) if options.out else run.folder / "elbo.png"
-    rate, distortion = elbo.rate_distortion(found.prior, found.by_t, found.error, config.shape)
-    plot.bound(np.arange(1, T + 1), found.by_t[1:] * bits, rate, distortion, out, unit)
+    coding = elbo.rate_distortion(found.prior, found.by_t, found.error, config.shape) if config.images else None
+    plot.bound(np.arange(1, T + 1), found.by_t[1:] * bits, out, unit.split(",")[0], coding)
     print(f"picture: {out}")
 
 
@@ -246,8 +254,8 @@ def _likelihood(options):
     config = run.config
     x, named = _examples(options, config, options.n or (64 if config.images else 2000))
     path, low = model.process(config)
-    sigma = float(sde.ratio(path, low))
-    rng = np.random.default_rng([options.seed, model.LIKELIHOOD, 1])
+    sigma, sigma_max = float(sde.ratio(path, low)), min(model.SIGMA_MAX, float(sde.ratio(path, path.end)))
+    rng = np.random.default_rng([options.seed, model.EXAMPLES, 1])
     if config.images:
         x = x + np.float32(2 / 255) * (rng.random(x.shape, "f4") - np.float32(0.5))
     else:
@@ -255,7 +263,7 @@ def _likelihood(options):
     where = device(options.device)
     log_p = recipes.log_likelihood(run, x, options.steps, options.seed, where, options.workers)
     start = f"t = 1, noise {sigma:.3g}" if config.kind == "ddpm" else f"noise {sigma:.3g}"
-    print(f"ln p of {named}, along the probability flow from {start} (the least it knows) to {model.SIGMA_MAX:g}")
+    print(f"ln p of {named}, along the probability flow from {start} (the least it knows) to {sigma_max:g}")
     print(f"-ln p  {_mean(-log_p, '.4f')} nats an example; RK4, {options.steps} steps")
     if config.images:
         bits = elbo.bits_per_dim(-log_p, config.shape, unit=2 / 255)
@@ -366,6 +374,7 @@ def _parser():
     sub.add_argument("--lr", type=_positive, help="peak learning rate")
     sub.add_argument("--schedule", help="linear, cosine, quadratic or constant")
     sub.add_argument("--T", type=int, help="steps of the forward process (default: 1000)")
+    sub.add_argument("--target", help="what the network guesses: eps, x0, v or mu (default: eps; x0 for pictures)")
     sub.add_argument("--process", help="of the recipe sde: vp, subvp or ve (default: vp)")
     sub.add_argument("--data", metavar="PATH", help="folder of IDX files or of pictures, or a .npy array")
     sub.add_argument("--split", choices=("train", "test"), help="which IDX files (default: train)")
@@ -378,6 +387,8 @@ def _parser():
     _sampler(sub, "ddim, langevin for ncsn runs, heun for sde runs")
     sub.add_argument("--eta", type=float, default=0.0, help="noise of ddim, 0..1 (default: 0, none)")
     sub.add_argument("--v", type=float, help="variance of ddpm: 1 for beta, 0 for beta tilde (default: 1)")
+    sub.add_argument("--label", type=int, help="of a run with labels: what to draw (default: each in turn)")
+    _guidance(sub)
     sub.add_argument("--n", type=_whole, default=64, help="how many (default: 64)")
     sub.add_argument("--out", default="samples.png", metavar="FILE", help=".png, .gif or .npz (default: samples.png)")
     _workers(sub)
@@ -387,6 +398,7 @@ def _parser():
     sub.add_argument("source", metavar="RUN|FILE.npz")
     sub.add_argument("--n", type=_whole, help="samples to draw from a run (default: 1000 images, 2000 points)")
     _sampler(sub, "as for sample, but ddpm for points")
+    _guidance(sub)
     sub.add_argument("--recipe", help="the data to compare with (default: the run's; mnist or spiral for a file)")
     sub.add_argument("--data", metavar="PATH", help="folder of IDX files")
     sub.add_argument("--split", choices=("train", "test"), help="which IDX files")
@@ -421,6 +433,10 @@ def _parser():
     sub = command("info", _info, "what a run is: data, network, how long, parameters by block")
     sub.add_argument("run_folder", metavar="RUN")
     return parser
+
+
+def _guidance(sub):
+    sub.add_argument("--guidance", type=float, default=0.0, metavar="W", help="lean on labels, (1+W) with - W without")
 
 
 def _sampler(sub, usual):

@@ -243,6 +243,7 @@ class DigitReport:
     frechet : distance of its features to those of `frechet_n` real images.
     nearest : median distance to the nearest training image, root mean square over its pixels, data units.
     classes, accuracy : the judge's.
+    agreed  : share of samples that the judge calls what they were asked to be; None where nothing was asked.
     """
 
     sure: Beside
@@ -252,10 +253,12 @@ class DigitReport:
     frechet_n: int
     classes: int
     accuracy: float
+    agreed: float | None = None
 
     def lines(self):
         """The report, line by line."""
         n, most = self.frechet_n, math.log2(self.classes)
+        asked = [] if self.agreed is None else [f"the judge sees in {self.agreed:.1%} of samples the label asked for"]
         return [
             f"{'':32}{'samples':>9}{'real':>9}",
             f"{'judge over 90 % sure':32}{self.sure.samples:9.1%}{self.sure.real:9.1%}",
@@ -263,6 +266,7 @@ class DigitReport:
             _line("Fréchet distance to real", self.frechet, f"{n} images against {n}"),
             _line("distance to nearest in training", self.nearest, "per pixel; much below real: memorised"),
             f"the judge names {self.accuracy:.1%} of real images rightly",
+            *asked,
         ]
 
 
@@ -270,7 +274,7 @@ def _line(name, pair, remark):
     return f"{name:32}{pair.samples:9.3f}{pair.real:9.3f}   {remark}"
 
 
-def judge_digits(judge, samples, real, held_out, seed=0):
+def judge_digits(judge, samples, real, held_out, seed=0, labels=None):
     """Are the samples like digits, of every class, distributed as digits are, and new?
 
     For the Fréchet distance `held_out` is cut at random into two halves; the samples and one half are each
@@ -279,7 +283,7 @@ def judge_digits(judge, samples, real, held_out, seed=0):
 
     judge   : of `train_judge`.
     samples : (N, H, H, C). real: images that the model was trained on. held_out: real images that the judge has not
-              seen and that are not among `real`, four at least.
+              seen and that are not among `real`, four at least. labels: (N,), what the samples were asked to show.
     Returns : DigitReport.
     Raises  : ValueError for images unlike the judge's, too few, or not finite.
     """
@@ -306,6 +310,7 @@ def judge_digits(judge, samples, real, held_out, seed=0):
         frechet_n=n,
         classes=judge.config.classes,
         accuracy=judge.accuracy,
+        agreed=None if labels is None else float((p.argmax(axis=1) == labels).mean()),
     )
 
 

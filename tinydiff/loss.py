@@ -40,7 +40,8 @@ def eps_fn(predict, schedule, kind="eps", clip=False):
         if kind == "v":
             return forward.eps_from_v(schedule, x_t, t, guess)
         if kind == "mu":
-            of_x0, of_xt = (forward.coef(c, x_t) for c in forward.posterior_mean_coefs(*schedule.pair(t)))
+            pair = schedule.alpha_bar_at(np.asarray(t) - 1), schedule.alpha_bar_at(t)
+            of_x0, of_xt = (forward.coef(c, x_t) for c in forward.posterior_mean_coefs(*pair))
             guess = (guess - of_xt * x_t) / of_x0
         return guess if kind == "eps" else forward.eps_from_x0(schedule, x_t, t, guess)
 

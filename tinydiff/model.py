@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from . import loss, sampler, schedule, score, sde, solver
+from . import guidance, loss, sampler, schedule, score, sde, solver
 from .forward import coef
 from .nn import mlp, unet
 from .tensor import autodiff
@@ -17,8 +17,9 @@ from .tensor import autodiff
 NETWORKS = {"mlp": mlp, "unet": unet}
 
 # What a draw is for. A generator is seeded by [seed, purpose, number], so no two of them share a stream.
-TOY_DATA, WEIGHTS, BATCH, NOISE, SAMPLES, PICTURES, EVALUATION, LIKELIHOOD = range(1, 9)
+TOY_DATA, WEIGHTS, BATCH, NOISE, SAMPLES, PICTURES, EVALUATION, EXAMPLES, LIKELIHOOD = range(1, 10)
 
+DROPPED = 0.1  # share of labels hidden in training, so that the network learns to do without (Ho & Salimans)
 SIGMA_MAX = 80.0  # a flow need not begin further out: x_0 adds 1 part in 6400 to the variance there (Karras et al.)
 
 
@@ -52,9 +53,14 @@ class Config:
         return len(self.shape) == 3
 
     @property
+    def classes(self):
+        """How many labels its network knows; that number itself stands for no label."""
+        return self.network.get("classes", 0)
+
+    @property
     def kind(self):
         """ddpm, ncsn, vp, subvp or ve."""
-        return self.process["kind"] if self.process else "ddpm"
+        return "ddpm" if self.process is None else self.process["kind"]
 
 
 # The network and the process
@@ -67,10 +73,10 @@ def network(config):
     return module, module.Config(**fields)
 
 
-def predictor(config, params):
-    """What the network guesses, f(x_t, t), with these parameters."""
+def predictor(config, params, label=None):
+    """What the network guesses, f(x_t, t), with these parameters, for (B,) labels or for none."""
     module, shape = network(config)
-    return lambda x, t: module.apply(params, x, t, shape)
+    return lambda x, t: module.apply(params, x, t, shape, label=label)
 
 
 def process(config):
@@ -78,13 +84,13 @@ def process(config):
 
     A ladder of noise levels is EDM's process, whose time is σ. Raises ValueError for numbers that make no process.
     """
-    if config.kind == "ddpm":
+    if config.process is None:
         return sde.Chain(schedule.named(config.schedule, config.T)), 1
     if config.kind == "ncsn":
         rungs = ladder(config)
         return sde.EDM(float(rungs[0])), float(rungs[-1])
     if config.kind not in sde.PROCESSES:
-        raise ValueError(f"process must be ddpm, ncsn or one of {', '.join(sde.PROCESSES)}, got {config.kind!r}")
+        raise ValueError(f"process must be none, for ddpm, or ncsn, {', '.join(sde.PROCESSES)}, got {config.kind!r}")
     numbers = {name: value for name, value in config.process.items() if name != "kind"}
     return sde.PROCESSES[config.kind](**numbers), 1e-3
 
@@ -94,46 +100,64 @@ def ladder(config):
     return score.noise_levels(*(config.process[name] for name in ("sigma_max", "sigma_min", "levels")))
 
 
-def eps_fn(config, params, clip=True):
+def eps_fn(config, params, clip=True, label=None):
     """The trained ε̂(x, u), u in its process's time; of a DDPM on images with x̂_0 kept in [-1, 1], unless not `clip`.
 
     Other processes show the network x at the scale of data, x / √(a² + b²), and a clock that runs from 0 to 1000.
     """
-    guess = predictor(config, params)
+    guess = predictor(config, params, label)
     if config.kind == "ddpm":
         chain = schedule.named(config.schedule, config.T)
         return loss.eps_fn(guess, chain, config.target, clip=clip and config.images)
     path, low = process(config)
+    span = math.log(path.end / low) or 1.0  # of a ladder of one rung, whose clock stands at 0
 
     def clock(u):
-        return 1000 * (np.log(u / low) / math.log(path.end / low) if config.kind == "ncsn" else u)
+        return 1000 * (np.log(u / low) / span if config.kind == "ncsn" else u)
 
     return lambda x, u: guess(coef(1 / np.hypot(path.signal(u), path.noise(u)), x) * x, clock(u))
+
+
+def guided(config, params, label, w=0.0):
+    """ε̂ for (B,) labels, leaning on them by classifier-free guidance (guidance.classifier_free); w = 0 only conditions.
+
+    Guided before x̂_0 is clipped, so that what is clipped is what is used.
+    """
+    if w == 0:
+        return eps_fn(config, params, label=label)
+
+    def labelled(x, t, label):
+        return eps_fn(config, params, clip=False, label=label)(x, t)
+
+    eps_hat = guidance.classifier_free_at_once(labelled, label, config.classes, w)
+    clipped = config.kind == "ddpm" and config.images
+    return loss.clip_x0(eps_hat, schedule.named(config.schedule, config.T)) if clipped else eps_hat
 
 
 # Training
 
 
 def step_fn(config):
-    """(params, batch) -> (loss, gradients) for a batch {"x0", "t", "eps"}: the process's own loss.
+    """(params, batch) -> (loss, gradients) for a batch {"x0", "t", "eps"}, or with "label": the process's own loss.
 
     A mean over coordinates too, so that learning rate and clipping mean the same for points and pictures.
     """
     path, _ = process(config)
     per_coordinate = 2 / math.prod(config.shape)
 
-    def l_simple(params, x0, t, eps):
-        return loss.l_simple(predictor(config, params), path.schedule, x0, t, eps, config.target, config.weighting)
+    def l_simple(params, x0, t, eps, label=None):
+        guess = predictor(config, params, label)
+        return loss.l_simple(guess, path.schedule, x0, t, eps, config.target, config.weighting)
 
-    def ncsn(params, x0, sigma, eps):
-        guess = eps_fn(config, params)
-        return per_coordinate * score.ncsn_loss(lambda x, s: score.from_eps(guess(x, s), s), x0, sigma, eps)
+    def ncsn(params, x0, t, eps, label=None):
+        guess = eps_fn(config, params, label=label)
+        return per_coordinate * score.ncsn_loss(lambda x, s: score.from_eps(guess(x, s), s), x0, t, eps)
 
-    def continuous(params, x0, u, eps):
-        return per_coordinate * sde.loss(eps_fn(config, params), path, x0, u, eps)
+    def continuous(params, x0, t, eps, label=None):
+        return per_coordinate * sde.loss(eps_fn(config, params, label=label), path, x0, t, eps)
 
     chosen = {"ddpm": l_simple, "ncsn": ncsn}.get(config.kind, continuous)
-    return autodiff.value_and_grad(lambda params, batch: chosen(params, batch["x0"], batch["t"], batch["eps"]))
+    return autodiff.value_and_grad(lambda params, batch: chosen(params, **batch))
 
 
 def draw_times(config, rng, n):
@@ -147,20 +171,24 @@ def draw_times(config, rng, n):
     return low + (path.end - low) * loss.even_uniforms(rng, n)
 
 
-def batches(config, x, device):
+def batches(config, x, device, labels=None):
     """step -> batch: its examples, times and noise depend on (seed, step) alone, and not on the device.
 
-    Drawn on the host: a generator on a GPU is slow to make, and would draw other numbers. Times stay there.
+    Drawn on the host: a generator on a GPU is slow to make, and would draw other numbers. Times stay there, and labels,
+    of which one in ten is hidden.
     """
 
     seed, size = config.settings["seed"], config.settings["batch"]
 
     def batch(step):
         rng = np.random.default_rng([seed, BATCH, step])
-        x0 = x[rng.integers(0, len(x), size)]
+        rows = rng.integers(0, len(x), size)
         t = draw_times(config, rng, size)
-        eps = np.random.default_rng([seed, NOISE, step]).standard_normal(x0.shape, "f4")
-        return {"x0": device.put(x0), "t": t, "eps": device.put(eps)}
+        eps = np.random.default_rng([seed, NOISE, step]).standard_normal((size, *config.shape), "f4")
+        drawn = {"x0": device.put(x[rows]), "t": t, "eps": device.put(eps)}
+        if not config.classes:
+            return drawn
+        return {**drawn, "label": np.where(rng.random(size) < DROPPED, config.classes, labels[rows])}
 
     return batch
 
@@ -190,7 +218,8 @@ def walk(config, eps_hat, method=None, steps=None, eta=0.0, v=1.0):
 
     method : ddpm, ddim: of DDPM runs; langevin: of NCSN runs; euler, heun, rk4, dpm++: the probability flow, in EDM's
              coordinates; euler-maruyama, pc: the reverse SDE. Unless given: `usual`.
-    steps  : unless given, T for ddpm, 50 for ddim, else STEPS[method]; for langevin, at each level.
+    steps  : unless given, T for ddpm, 50 for ddim, else STEPS[method]; for langevin, at each level. 1 is the jump to
+             x̂_0, and all there is from the one noise level of T = 1 or of a ladder of one rung.
     eta    : of ddim; v: of ddpm (`forward.reverse_var`).
     Raises : ValueError for a method that the model has not got, or bad numbers.
     """
@@ -202,14 +231,21 @@ def walk(config, eps_hat, method=None, steps=None, eta=0.0, v=1.0):
         raise ValueError(f"{method} is for {needs} runs, this one is {config.kind}; try euler, heun, dpm++ or pc")
     if not 0 <= v <= 1:
         raise ValueError(f"v must be in [0, 1], got {v}; 1 is the variance beta, 0 beta tilde")
+    path, low = process(config)
+    alone = low == path.end and method not in ("ddpm", "ddim", "langevin")
     if steps is None:
-        steps = {"ddpm": config.T, "ddim": min(50, config.T)}.get(method) or STEPS[method]
+        usual_steps = {"ddpm": config.T, "ddim": min(50, config.T)}.get(method) or STEPS[method]
+        steps = 1 if alone else usual_steps
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
+    if alone and steps > 1:
+        raise ValueError(f"{method} walks between noise levels, this run knows only one: steps must be 1, got {steps}")
     if method in ("ddpm", "ddim"):
         return _chain_walk(config, eps_hat, method, steps, eta, v)
     if method == "langevin":
         return _langevin_walk(config, eps_hat, steps)
+    if alone:
+        return _flow_walk(config, eps_hat, "euler", 1)
     through = _flow_walk if method in (*FLOWS, "dpm++") else _sde_walk
     return through(config, eps_hat, method, steps)
 
@@ -233,7 +269,10 @@ def _langevin_walk(config, eps_hat, steps):
         return score.from_eps(eps_hat(x, sigma), sigma)
 
     def go(z, rng):
-        return score.annealed_langevin(score_fn, coef(rungs[0], z) * z, rungs, rng, steps)
+        path = score.annealed_langevin(score_fn, coef(rungs[0], z) * z, rungs, rng, steps)
+        for sigma, x in zip(np.repeat(rungs, steps).tolist(), path, strict=False):  # one more x is to come
+            yield x / math.hypot(1, sigma)
+        yield next(path)
 
     return Walk(len(rungs) * steps + 1, go)
 
@@ -297,9 +336,12 @@ def log_likelihood(config, params, x, steps=100, method="rk4", probes=None):
 
     No network knows less noise than that of t = 1: x is taken as x_0 + σ_min ε, a density of slightly blurred data.
     x      : (B, ...), of params' device. probes: None for the exact divergence, or (B, ...) random signs.
-    Yields : (x_σ, ln p (B,) nats), `steps` times, worked out in float64; the network sees float32.
+    Yields : (x_σ, ln p (B,) nats), `steps` times; the flow is worked out in x's precision.
+    Raises : ValueError for a run of one noise level.
     """
     edm, guess, sigma_min = flow_of(config, eps_fn(config, params, clip=False))
+    if sigma_min >= edm.sigma_max:
+        raise ValueError("the flow runs between noise levels, this run knows only one; train with more, a larger T")
     velocity = sde.probability_flow(edm, sde.score_from_eps(edm, guess))
     times = solver.edm_sigmas(sigma_min, edm.sigma_max, steps)[::-1]
     return sde.log_likelihood(velocity, x, times, FLOWS[method], sde.standard(edm), probes)

@@ -6,7 +6,7 @@ reader can watch a perfect model at work. If the data are a mixture of Gaussians
     q(x_t) = Σ_k w_k N(x_t; √ᾱ_t m_k, ᾱ_t v_k + 1-ᾱ_t),     E[ε | x_t] = -√(1-ᾱ_t) ∇ ln q(x_t)
 
 One Gaussian is a mixture of one; a finite set of points is a mixture whose variances are 0. All of them are
-`noised_score`, which knows no schedule: data scaled by a, noise of variance b².
+`noised_score`, which knows no schedule: data scaled by a, noise of variance b². They work on the host: NumPy's arrays.
 """
 import math
 
@@ -132,6 +132,8 @@ def _checked(weights, means, variances):
 
 def _components(x, signal, noise_var, means, variances):
     """x minus each component's mean (B, K, D), and each component's variance (B or 1, K)."""
+    if x.shape[1:] != means.shape[1:]:
+        raise ValueError(f"x must be of the mixture's {means.shape[1]} dimensions, got shape {x.shape}")
     a, b_sq = np.reshape(signal, (-1, 1)), np.reshape(noise_var, (-1, 1))
     return ops.reshape(x, (x.shape[0], 1, x.shape[1])) - a[..., None] * means, a * a * variances + b_sq
 

@@ -210,30 +210,32 @@ def lines(series, path, title, xlabel, ylabel, logx=False, logy=False):
     _save(figure, path)
 
 
-def bound(t, costs, rate, distortion, path, unit):
-    """A variational bound: what each t costs, and the rate-distortion curve of progressive coding.
+def bound(t, costs, path, unit, coding=None):
+    """A variational bound: what each t costs, and beside it, if given, the rate-distortion curve of progressive coding.
 
-    t, costs: (T,), t = 1..T; costs below 0 (of a density) are left out of the logarithmic axis.
-    rate, distortion: (T+1,), by t; unit: of costs and rate, in words.
+    t, costs: (T,), t = 1..T, in `unit` (words); costs below 0, of a density, are left off the logarithmic axis.
+    coding: rate and distortion, (T+1,) each, by t, in bits a coordinate and on the scale 0..255.
     """
     _check_suffix(path, ".png")
-    (t, costs), (rate, distortion) = _curve(t, costs, "costs"), _curve(rate, distortion, "distortion")
-    figure, (left, right) = _figure(1, 2, (4.4, 3.4), f"The bound: {rate[0]:.3g} {unit}")
+    t, costs = _curve(t, costs, "costs")
+    panels_wanted = 1 if coding is None else 2
+    figure, (left, *right) = _figure(1, panels_wanted, (4.4, 3.4), "-ln p is no more than the sum of these")
     shown = costs > 0
     left.plot(t[shown], costs[shown], ".", color=_BLUE, markersize=4, alpha=0.7, markeredgewidth=0)
     left.set_xscale("log")
     left.set_yscale("log")
-    left.set_xlabel("$t$: each reverse step pays its own term")
-    left.set_ylabel("cost of the step from $t$")
-    left.set_title("What each step costs", fontsize=10, color=_INK)
-    right.plot(rate, distortion, color=_BLUE, marker="o", markevery=[0, -1], markersize=5)
-    right.annotate("$t = 0$: all is known", (rate[0], distortion[0]), (-8, 14), textcoords="offset points",
-                   ha="right", fontsize=8, color=_INK)
-    right.annotate("$t = T$: nothing yet", (rate[-1], distortion[-1]), (10, -4), textcoords="offset points",
-                   fontsize=8, color=_INK)
-    right.set_xlabel("rate: what has been received so far")
-    right.set_ylabel("distortion: RMSE of $\\hat x_0$, of 255")
-    right.set_title("Most bits buy detail nobody sees", fontsize=10, color=_INK)
+    left.set_xlabel("$t$")
+    left.set_ylabel(f"cost of the step from $t$, {unit}")
+    left.set_title("What each reverse step costs", fontsize=10, color=_INK)
+    for axis in right:
+        rate, distortion = _curve(*coding, "distortion")
+        axis.plot(rate, distortion, color=_BLUE, marker="o", markevery=[0, -1], markersize=5)
+        ends = (0, "$t = 0$: all", (-4, 8), "right"), (-1, "$t = T$: nothing yet", (8, -3), "left")
+        for i, name, place, side in ends:
+            axis.annotate(name, (rate[i], distortion[i]), place, textcoords="offset points", ha=side, fontsize=8)
+        axis.set_xlabel("bits a coordinate, received so far")
+        axis.set_ylabel("RMSE of the guess of $x_0$, of 255")
+        axis.set_title("Most bits buy what nobody sees", fontsize=10, color=_INK)
     _save(figure, path)
 
 
@@ -255,14 +257,36 @@ def fields(items, titles, path, title=None):
         if len(points):
             _draw_points(axis, _points(points, "points"), view, _SKY)
         _draw_arrows(axis, *_field(where, arrows))
-        for i, steps in enumerate(_paths(paths)):
-            colour = _ON_ARROWS[i % len(_ON_ARROWS)]
-            axis.plot(*steps.T, color=colour, linewidth=1.1, alpha=0.8)
-            axis.plot(*steps[0], "o", color=colour, markersize=7, markerfacecolor="white", markeredgewidth=1.6)
-            axis.plot(*steps[-1], "o", color=colour, markersize=8, markeredgecolor="white")
+        _draw_paths(axis, _paths(paths))
         axis.set_title(heading, fontsize=10, color=_INK)
         axis.set_xlabel("$x_1$")
     axes[0].set_ylabel("$x_2$")
+    _save(figure, path)
+
+
+def densities(items, titles, path, title=None, labels=("$x_1$", "$x_2$"), guides=None):
+    """Heat maps side by side, darker where the density is larger, on one scale for all, under paths.
+
+    items : list of (x, y, p, paths). x (n,), y (m,): even grids, rising; p (m, n): 0 or more, at (x_j, y_i);
+            paths: (k, steps, 2), k >= 0, each from a ring to a dot.
+    labels: of the two axes. guides: for each panel, (k, steps, 2), k >= 0: dashed lines; none unless given.
+    """
+    _check_suffix(path, ".png")
+    guides = [np.zeros((0, 1, 2))] * len(items) if guides is None else guides
+    if not items or not len(items) == len(titles) == len(guides):
+        raise ValueError(f"each of 1 or more densities needs a title, got {len(items)} and {len(titles)} titles")
+    items = [(*_heights(x, y, p), _paths(paths), _paths(dashed))
+             for (x, y, p, paths), dashed in zip(items, guides, strict=True)]
+    top = max(p.max() for _, _, p, *_ in items)
+    figure, axes = _figure(1, len(items), (3.4, 3.5), title)
+    for axis, (x, y, p, paths, dashed), heading in zip(axes, items, titles, strict=True):
+        _draw_heights(axis, x, y, p, top)
+        for steps in dashed:
+            axis.plot(*steps.T, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+        _draw_paths(axis, paths)
+        axis.set_title(heading, fontsize=10, color=_INK)
+        axis.set_xlabel(labels[0])
+    axes[0].set_ylabel(labels[1])
     _save(figure, path)
 
 
@@ -313,6 +337,16 @@ def _paths(x):
     if np.ndim(x) != 3 or np.shape(x)[2] != 2:
         raise ValueError(f"paths must be (k, steps, 2), got {np.shape(x)}")
     return _finite(x, "paths")
+
+
+def _heights(x, y, p):
+    if np.ndim(x) != 1 or np.ndim(y) != 1 or np.shape(p) != (len(y), len(x)) or min(len(x), len(y)) < 2:
+        raise ValueError(f"a density needs p (m, n) on y (m,) and x (n,), 2 or more each, got {np.shape(p)}, "
+                         f"{np.shape(y)} and {np.shape(x)}")
+    p = _finite(p, "a density")
+    if p.min() < 0:
+        raise ValueError(f"a density must be 0 or more, got {p.min():.3g}")
+    return _finite(x, "x"), _finite(y, "y"), p
 
 
 def _curve(x, y, name):
@@ -396,6 +430,30 @@ def _draw_arrows(axis, where, arrows):
     arrows = arrows * (spacing / (strength + np.median(strength) + 1e-12))[:, None]
     axis.quiver(*where.T, *arrows.T, angles="xy", scale_units="xy", scale=1, pivot="mid", color=_INK, alpha=0.6,
                 width=0.005, headwidth=3.5, headlength=4, headaxislength=3.5, minlength=0.5)
+
+
+def _draw_paths(axis, paths):
+    for i, steps in enumerate(paths):
+        colour = _ON_ARROWS[i % len(_ON_ARROWS)]
+        axis.plot(*steps.T, color=colour, linewidth=1.1, alpha=0.8)
+        axis.plot(*steps[0], "o", color=colour, markersize=7, markerfacecolor="white", markeredgewidth=1.6,
+                  zorder=3)
+        axis.plot(*steps[-1], "o", color=colour, markersize=8, markeredgecolor="white", zorder=3)
+
+
+def _draw_heights(axis, x, y, p, top):
+    """p as colours from white to blue, each cell about its place, in a square frame with room for a dot's edge."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    (left, right), (bottom, up) = (
+        (u[0] - step, u[-1] + step) for u, step in ((x, (x[1] - x[0]) / 2), (y, (y[1] - y[0]) / 2)))
+    axis.imshow(p, cmap=LinearSegmentedColormap.from_list("density", ["white", _SKY, _BLUE]), vmin=0, vmax=top,
+                extent=(left, right, bottom, up), origin="lower", aspect="auto", interpolation="bilinear")
+    margin = 0.02
+    axis.set_xlim(left - margin * (right - left), right + margin * (right - left))
+    axis.set_ylim(bottom - margin * (up - bottom), up + margin * (up - bottom))
+    axis.set_box_aspect(1)
+    axis.grid(False)
 
 
 def _draw_images(axis, x, columns):

@@ -33,19 +33,19 @@ class Recipe:
     data: str | None = None
 
 
-def _points(about, octaves=5, **process):
-    network = {"kind": "mlp", "width": 128, "depth": 3, "embed": 64, "octaves": octaves}
+def _points(about, octaves=5, classes=0, **process):
+    network = {"kind": "mlp", "width": 128, "depth": 3, "embed": 64, "octaves": octaves, "classes": classes}
     return Recipe(about, network, train.Settings(steps=7000, batch=256, lr=2e-3, average=0.999), **process)
 
 
-def _pictures(about, **process):
-    # A narrow network on a quarter of the pixels sees more digits in the time.
-    network = {"kind": "unet", "patch": 2, "widths": [32, 64], "blocks": 1, "embed": 128}
+def _pictures(about, classes=0, **process):
+    # A narrow network on a quarter of the pixels sees more digits in the time; its coarsest level, 4 x 4, costs little.
+    network = {"kind": "unet", "patch": 2, "widths": [32, 64, 64], "blocks": 1, "embed": 128, "classes": classes}
     return Recipe(about, network, train.Settings(minutes=10, batch=32, lr=2e-3, average=0.998), **process)
 
 
 # x_0 and not ε or v: an error in x_0 costs the same at every t, and so most is learned where noise is high, where it is
-# decided which digit it will be.
+# decided which digit it will be. The price is paid in likelihood, whose bits lie where noise is low (`--target eps`).
 _BY_X0 = {"target": "x0"}
 # The ladder of points begins beyond the data's width, for Langevin steps to cross it. That of pictures begins near the
 # distance between two of them, and falls so gently that each level overlaps the next (Song & Ermon 2020,
@@ -64,6 +64,8 @@ RECIPES = {
     "mnist": _pictures("handwritten digits", **_BY_X0),
     "fashion-mnist": _pictures("clothes, 28 x 28", **_BY_X0),
     "images": _pictures("your own pictures", **_BY_X0),
+    "mnist-class": _pictures("handwritten digits by their labels", classes=10, data="mnist", **_BY_X0),
+    "gaussians-class": _points("eight Gaussians by their labels", octaves=2, classes=8, data="gaussians"),
     "ncsn-mnist": _pictures("handwritten digits by their score", process=_NCSN_PICTURES, data="mnist"),
 }
 
@@ -71,8 +73,8 @@ RECIPES = {
 def configure(recipe, folder=None, split="train", **changes):
     """(Config, data) of a recipe with some of its choices changed; None changes nothing.
 
-    changes: schedule, T, process (a kind of sde.PROCESSES, of the recipe "sde"), and the fields of train.Settings.
-    Where only one of steps and minutes is given, it is the end.
+    changes: schedule, T, target, process (a kind of sde.PROCESSES, for the recipe "sde"), and the fields of
+    train.Settings. Where only one of steps and minutes is given, it is the end.
     Raises ValueError for an unknown recipe or bad choices; what data.load raises.
     """
     if recipe not in RECIPES:
@@ -80,13 +82,15 @@ def configure(recipe, folder=None, split="train", **changes):
     chosen, changes = RECIPES[recipe], {name: value for name, value in changes.items() if value is not None}
     if "steps" in changes or "minutes" in changes:
         changes = {"steps": None, "minutes": None, **changes}
-    fields = {name: changes.pop(name) for name in ("schedule", "T") if name in changes}
+    fields = {name: changes.pop(name) for name in ("schedule", "T", "target") if name in changes}
     if fields and chosen.process:
-        raise ValueError(f"{recipe} is not of a DDPM schedule, got {fields}; leave them out")
+        raise ValueError(f"{recipe} has no DDPM schedule, got {' and '.join(fields)}; leave it out")
+    if fields.get("target", "eps") not in loss.TARGETS:
+        raise ValueError(f"target must be one of {', '.join(loss.TARGETS)}, got {fields['target']!r}")
     if "process" in changes:
         if recipe != "sde" or changes["process"] not in sde.PROCESSES:
             choices = ", ".join(sde.PROCESSES)
-            raise ValueError(f"--process is of the recipe sde, {choices}, got {changes['process']} for {recipe}")
+            raise ValueError(f"--process is of the recipe sde: {choices}; got {changes['process']!r} for {recipe}")
         fields["process"] = {"kind": changes.pop("process")}
     settings = dataclasses.replace(chosen.settings, **changes)
     chosen = dataclasses.replace(chosen, **fields)
@@ -115,6 +119,21 @@ def load_data(source, n=100_000, seed=0):
     return data.load(source["name"], source["folder"], source["split"])[0]
 
 
+def load_labels(config, n=100_000):
+    """The labels of load_data, (N,), for a Config with classes, else None. Raises ValueError if the data have none."""
+    source = config.data
+    if not config.classes:
+        return None
+    if source["name"] in data.TOYS:
+        x, (_, means, _) = load_data(source, n), data.mixture(source["name"])
+        return ((x[:, None] - means) ** 2).sum(-1).argmin(1)
+    labels = data.load(source["name"], source["folder"], source["split"])[1]
+    if labels is None or labels.max() >= config.classes:
+        wanted = f"labels in 0..{config.classes - 1} beside the images"
+        raise ValueError(f"{config.recipe} wants {wanted}, and {source['folder'] or source['name']} has not got them")
+    return labels
+
+
 # A run
 
 
@@ -137,6 +156,8 @@ def load(path):
     try:
         config = Config(**words["config"])
         RECIPES[config.recipe]  # an unknown one raises KeyError
+        if not config.images:
+            data.TOYS[config.data["name"]]
         module, shape = model.network(config)
         model.process(config)
         like = module.init(np.random.default_rng(0), shape)
@@ -177,7 +198,7 @@ def free_folder(name, root="runs"):
     return folder
 
 
-def train_run(folder, config, x, state=None, device=None, n_workers=1, every=30.0):
+def train_run(folder, config, x, state=None, device=None, n_workers=1, every=30.0, labels=None):
     """Train, writing the run folder as it goes; returns (state, the signal that stopped it or None).
 
     A checkpoint every `every` seconds and at the end; sample pictures at each tenth of a run of images; a line a step
@@ -200,7 +221,7 @@ def train_run(folder, config, x, state=None, device=None, n_workers=1, every=30.
         open(folder / "metrics.jsonl", "a") as log,
         _bar(config, settings, state) as bar,
     ):
-        steps = train.train(spread, model.batches(config, x, device), state, settings)
+        steps = train.train(spread, model.batches(config, x, device, labels), state, settings)
         for state, report in steps:
             log.write(json.dumps(dataclasses.asdict(report)) + "\n")
             bar(report)
@@ -283,17 +304,35 @@ def _peek(path, config, state, device):
     z = device.rng(0, PICTURES).standard_normal((16, *config.shape), "f4")
     method = {"ddpm": "ddim"}.get(config.kind, "heun")
     steps = min(20, config.T) if method == "ddim" else 10
-    *_, x0 = model.walk(config, model.eps_fn(config, state.average), method, steps).go(z, device.rng(0))
+    eps_hat = model.guided(config, state.average, asked_for(config, 16))
+    *_, x0 = model.walk(config, eps_hat, method, steps).go(z, device.rng(0))
     plot.image_grid(device.get(x0), path)
 
 
 # Samples
 
 
-def draw(run, n, method=None, steps=None, eta=0.0, v=1.0, seed=0, device=None, n_workers=1, frames=0, chunk=None):
+def asked_for(config, n, label=None):
+    """(n,) labels: `label` for all, or each in turn; None for a run without labels.
+
+    Raises ValueError for a label that the run does not know.
+    """
+    if not config.classes:
+        if label is not None:
+            raise ValueError(f"this run knows no labels, got {label}; train mnist-class")
+        return None
+    if label is not None and not 0 <= label < config.classes:
+        raise ValueError(f"label must be in 0..{config.classes - 1}, got {label}")
+    return np.arange(n) % config.classes if label is None else np.full(n, label)
+
+
+def draw(
+    run, n, method=None, steps=None, eta=0.0, v=1.0, seed=0, device=None, n_workers=1, frames=0, chunk=None,
+    label=None, w=0.0,
+):  # fmt: skip
     """n samples of a run, NumPy float32 (n, ...) in data units; with `frames`, that many x_s on the way, noise to x_0.
 
-    method, steps, eta, v: see `model.walk`.
+    method, steps, eta, v: see `model.walk`. label: of `asked_for`; w: of `guidance.classifier_free`.
     Drawn `chunk` at a time (32 images or 4,000 points unless given) by `n_workers` processes, so memory does not grow
     with n; chunk k's noise depends on (seed, k) alone, so the samples do not depend on how they are spread.
     """
@@ -301,20 +340,28 @@ def draw(run, n, method=None, steps=None, eta=0.0, v=1.0, seed=0, device=None, n
         raise ValueError(f"the number of samples must be at least 1, got {n}")
     config, device = run.config, device or device_called("cpu")
     chunk = chunk or (32 if config.images else 4000)
-    walk = model.walk(config, model.eps_fn(config, device.put(run.state.average)), method, steps, eta, v)
-    kept = {round(i) for i in np.linspace(0, walk.length, frames)} if frames else {walk.length}
+    labels, params = asked_for(config, n, label), device.put(run.state.average)
+    if w and labels is None:
+        raise ValueError(f"guidance leans on labels, and this run knows none, got w = {w:g}; train mnist-class")
+
+    def walk(part):
+        eps_hat = model.guided(config, params, None if labels is None else labels[part], w)
+        return model.walk(config, eps_hat, method, steps, eta, v)
+
+    length = walk(slice(0, 0)).length
+    kept = {round(i) for i in np.linspace(0, length, frames)} if frames else {length}
 
     def work(part, tick):
         rng = device.rng(seed, SAMPLES, part.start // chunk)
         z = device.put(rng.standard_normal((part.stop - part.start, *config.shape), "f4"))
         film = [device.get(z)] if 0 in kept else []
-        for i, x in enumerate(walk.go(z, rng), 1):
+        for i, x in enumerate(walk(part).go(z, rng), 1):
             if i in kept:
                 film.append(device.get(x))
             tick()
         return film
 
-    films = list(_over_chunks(work, n, chunk, walk.length, "sampling", device, n_workers))
+    films = list(_over_chunks(work, n, chunk, length, "sampling", device, n_workers))
     whole = [np.concatenate(parts) for parts in zip(*films, strict=True)]
     return whole if frames else whole[-1]
 
@@ -380,8 +427,9 @@ def bound(run, x, times=20, v=1.0, seed=0, device=None, n_workers=1, chunk=None)
         return [tuple(map(np.concatenate, zip(*rows, strict=True))) for rows in zip(*parts, strict=True)]
 
     rng = np.random.default_rng([seed, LIKELIHOOD])
-    first = [loss.draw_times(rng, len(x), config.T) for _ in range(-(-10 * config.T // len(x)))]
-    pilot = seen(np.array(first), 1, "which times matter")
+    rows = -(-10 * config.T // len(x))
+    first = loss.draw_times(rng, rows * len(x), config.T).reshape(rows, len(x))  # drawn together: none is left out
+    pilot = seen(first, 1, "which times matter")
     p = elbo.importance(chain, pilot, least=1)
     found = seen(np.array([elbo.draw_times(rng, p, len(x)) for _ in range(times)]), 2, "the bound")
     by_t, error, _ = elbo.averages(chain, pilot + found)

@@ -99,12 +99,17 @@ class Schedule:
         if not np.all((alpha_bar >= self.alpha_bar[-1] * (1 - 1e-12)) & (alpha_bar <= 1)):  # it may have been rounded
             reached = f"[{self.alpha_bar[-1]:.4g}, 1]"
             raise ValueError(f"alpha_bar must be in {reached}, got {alpha_bar.min():.4g}..{alpha_bar.max():.4g}")
-        low, high = np.zeros_like(alpha_bar), np.full_like(alpha_bar, self.T)
-        for _ in range(64):  # T 2⁻⁶⁴: to the last digit
+        return np.vectorize(self._time_of, otypes=[float])(alpha_bar)
+
+    def _time_of(self, alpha_bar):
+        n = min(int(np.searchsorted(-self.alpha_bar, -alpha_bar)), self.T) - 1  # ᾱ_n > alpha_bar >= ᾱ_{n+1}
+        if n < 0:
+            return 0.0
+        low, high, share = 0.0, 1.0, alpha_bar / self.alpha_bar[n]
+        for _ in range(54):  # to the last digit
             middle = (low + high) / 2
-            before = self.alpha_bar_at(middle) > alpha_bar
-            low, high = np.where(before, middle, low), np.where(before, high, middle)
-        return high
+            low, high = (middle, high) if self._interpolate(n, middle) > share else (low, middle)
+        return n + high
 
     def __repr__(self):
         return f"<{self.name} schedule, T = {self.T}, alpha_bar_T = {float(self.alpha_bar[-1]):.3g}>"

@@ -125,7 +125,7 @@ def ncsn_loss(score_fn, x0, sigma, eps):
 def noise_levels(sigma_1, sigma_L, L):
     """σ_1 > ... > σ_L, each the same share of the one before.
 
-    Source : Song & Ermon 2019, arXiv:1907.05600, section 4.1 (theirs: 1 to 0.01 in 10).
+    Source : Song & Ermon 2019, arXiv:1907.05600, section 4.1 (theirs, section 5: 1 to 0.01 in 10).
     Returns: (L,) float64. One level is allowed where the ends agree.
     Raises : ValueError for no levels, or ends that do not fall to a positive number.
     """
@@ -142,7 +142,7 @@ def langevin_step(x, score, step, noise):
 
     Others write x + e s + √(2e) z, which is this with a = 2e. On N(μ, v) it settles at the variance v / (1 - a/4v), a
     little wide, and flies off where a >= 4v.
-    Source : Song & Ermon 2019, arXiv:1907.05600, eq. (4); with e: Song et al. 2021, arXiv:2011.13456, algorithms 4-5.
+    Source : Song & Ermon 2019, arXiv:1907.05600, eq. (4); with e: Song et al. 2021, arXiv:2011.13456, eq. (2).
     x, score, noise: (B, ...); step: a, a number or (B,).
     """
     step = np.asarray(step, dtype=np.float64)

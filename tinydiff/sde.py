@@ -90,7 +90,8 @@ class VE:
 
         a = 1,   b² = σ²(u) - σ²(0),   f = 0,   g² = dσ²/du = 2 σ² ln(σ_max/σ_min)
 
-    Source : Song et al. 2021, arXiv:2011.13456, eqs. (9), (29), (30). The paper then counts σ_min² as part of the data.
+    Source : Song et al. 2021, arXiv:2011.13456, eqs. (9), (29), (30). Its (31) has b² = σ²(u): there σ(0) = 0, and σ
+             jumps to σ_min at once, which no f and g can do.
     """
 
     sigma_min: float = 0.01
@@ -205,8 +206,10 @@ def discretise(process, N):
     """The DDPM chain that VP becomes with N steps: β_i = β(i/N)/N.
 
     Source : Song et al. 2021, arXiv:2011.13456, eqs. (10)-(11) and appendix B: β̄_i = N β_i. NCSN's ladder is VE's σ(u).
-    Raises : ValueError where a β leaves (0, 1): too few steps.
+    Raises : ValueError where a β leaves (0, 1): too few steps; for another process, which is no such chain.
     """
+    if type(process) is not VP:
+        raise ValueError(f"only VP is the limit of a DDPM chain, got {process}")
     return Schedule([process.beta(i / N) / N for i in range(1, N + 1)], f"VP in {N} steps")
 
 
@@ -317,9 +320,9 @@ def with_divergence(velocity, shape, probes=None):
 
 
 def log_likelihood(velocity, x, times, solve, log_prior, probes=None):
-    """ln p_0(x) = ln p_1(x_1) + ∫ div v du, by the flow that carries x to x_1: yields (x_u, ln p) at each of `times`.
+    """ln p_0(x) = ln p_1(x_1) + ∫ div v du, by the flow that carries x to x_1: yields (x_u, ln p) after each step.
 
-    The last is the answer, (B,) nats: before it, ln p is that of a flow which ended there.
+    The last is the answer, (B,) nats: before it, ln p is that of a flow which ended there, with the same `log_prior`.
     Source : Song et al. 2021, arXiv:2011.13456, eq. (39).
     x      : (B, ...), taken as a sample at times[0]; times rise. solve: of solver.py; probes: see `with_divergence`.
     log_prior: x -> (B,) nats, the density at the end; `standard` is the usual one.
@@ -334,6 +337,6 @@ def log_likelihood(velocity, x, times, solve, log_prior, probes=None):
 def standard(process):
     """ln N(x; 0, prior_std² I), (B,) nats: the density that sampling starts from.
 
-    Source : Song et al. 2021, arXiv:2011.13456, section 3.1 and appendix C.
+    Source : Song et al. 2021, arXiv:2011.13456, section 3.1 (p_T), appendix B (VP, sub-VP: N(0, I)), section 2.1 (VE).
     """
     return lambda x: gaussian.log_density(x, 0.0, process.prior_std**2).reshape(len(x), -1).sum(axis=1)

@@ -4,6 +4,8 @@
 
 Euler's, Heun's and the classical Runge-Kutta method know only dx/du = v(x, u). Euler-Maruyama and the
 predictor-corrector walk the reverse SDE. DPM-Solver++ solves the linear part of the flow exactly.
+
+A model of ε says nothing where there is no noise: keep its times above 0, and let `sde.denoise` make the last jump.
 """
 import math
 from itertools import pairwise
@@ -45,16 +47,28 @@ def edm_sigmas(sigma_min, sigma_max, n, rho=7.0):
 def uniform_in_lambda(process, start, stop, n):
     """Times from start to stop, even in λ = ln(a/b), half the log signal-to-noise ratio.
 
-    Source : Lu et al. 2022, arXiv:2211.01095, section 4 (λ_t), with the uniform steps of its experiments.
+    Source : Lu et al. 2022, arXiv:2206.00927 (λ_t) and its released code, "logSNR", for small images; for large ones
+             that advises steps even in u.
+    Raises : ValueError where λ is infinite: at an end without noise, u = 0.
     """
+    if not (sde.ratio(process, start) > 0 and sde.ratio(process, stop) > 0):
+        raise ValueError(f"both ends need noise, got u = {start} and {stop}; stop above 0, sde.denoise does the rest")
     first, last = (math.log(sde.ratio(process, u)) for u in (start, stop))
     inner = [float(process.time_of(math.exp(s))) for s in uniform(first, last, n)[1:-1]]
     return [start, *inner, stop]
 
 
 def _steps(n):
-    if n < 1 or n != int(n):
-        raise ValueError(f"steps must be a whole number, at least 1, got {n}")
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+        raise ValueError(f"steps must be a whole number, at least 1, got {n!r}")
+
+
+def _pairs(times, falling=False):
+    """(u, w) of each step, as Python's floats: NumPy's would turn single precision into double."""
+    times = [float(u) for u in times]
+    if falling and any(u <= w for u, w in pairwise(times)):
+        raise ValueError(f"the reverse SDE goes from noise to data: times must fall, got {times[:4]} ...")
+    return pairwise(times)
 
 
 # The flow
@@ -65,7 +79,7 @@ def euler(velocity, x, times):
 
     Source : Hairer, Nørsett & Wanner 1993, Solving Ordinary Differential Equations I, section II.1.
     """
-    for u, w in pairwise(times):
+    for u, w in _pairs(times):
         x = x + (w - u) * velocity(x, u)
         yield x
 
@@ -75,7 +89,7 @@ def heun(velocity, x, times):
 
     Source : Karras et al. 2022, arXiv:2206.00364, Algorithm 1; on sde.EDM over `edm_sigmas` it is that algorithm.
     """
-    for u, w in pairwise(times):
+    for u, w in _pairs(times):
         slope = velocity(x, u)
         guess = x + (w - u) * slope
         x = x + (w - u) / 2 * (slope + velocity(guess, w))
@@ -87,7 +101,7 @@ def rk4(velocity, x, times):
 
     Source : Hairer, Nørsett & Wanner 1993, Solving Ordinary Differential Equations I, table II.1.2.
     """
-    for u, w in pairwise(times):
+    for u, w in _pairs(times):
         h, middle = w - u, (u + w) / 2
         k1 = velocity(x, u)
         k2 = velocity(x + h / 2 * k1, middle)
@@ -107,7 +121,7 @@ def dpmpp_2m(process, eps_fn, x, times):
     Source : Lu et al. 2022, arXiv:2211.01095, Algorithm 2.
     """
     before, h_before = None, None
-    for u, w in pairwise(times):
+    for u, w in _pairs(times):
         h = math.log(sde.ratio(process, u) / sde.ratio(process, w))
         x0_hat = sde.denoise(process, eps_fn, x, u)
         D = x0_hat if before is None else x0_hat + coef(h / (2 * h_before), x) * (x0_hat - before)
@@ -125,7 +139,7 @@ def euler_maruyama(process, score_fn, x, times, rng):
     Source : Song et al. 2021, arXiv:2011.13456, section 4.1 and eq. (6); Kloeden & Platen 1992, section 10.2.
     """
     drift = sde.reverse_drift(process, score_fn)
-    for u, w in pairwise(times):
+    for u, w in _pairs(times, falling=True):
         noise = rng.standard_normal(x.shape, dtype=x.dtype)
         x = x + (w - u) * drift(x, u) + coef(np.sqrt(process.diffusion_sq(u) * (u - w)), x) * noise
         yield x
@@ -136,15 +150,18 @@ def predictor_corrector(process, score_fn, x, times, rng, snr=0.16, corrections=
 
         x + e s + √(2e) z,   e = 2 (snr ‖z‖/‖s‖)², the norms' means over the batch
 
-    Source : Song et al. 2021, arXiv:2011.13456, Algorithm 1; the corrector: its Algorithms 4 and 5.
-    snr    : size of a corrector's step, about 0.16 in the paper.
+    Source : Song et al. 2021, arXiv:2011.13456, Algorithm 1; the corrector: its Algorithm 4, for VP too: Algorithm 5
+             has e times α_i, a chain's, which is 1 for short steps.
+    snr    : size of a corrector's step; 0.16 is the paper's for VE images (appendix H.1).
     """
     if not (snr > 0 and corrections >= 0):
         raise ValueError(f"snr must be above 0 and corrections at least 0, got {snr} and {corrections}")
-    for u, w in pairwise(times):
+    for u, w in _pairs(times, falling=True):
         (x,) = euler_maruyama(process, score_fn, x, (u, w), rng)
         for _ in range(corrections):
             s, noise = score_fn(x, w), rng.standard_normal(x.shape, dtype=x.dtype)
+            if not _mean_norm(s) > 0:
+                raise ValueError("the corrector's step is measured by the score, which is 0 or not finite: train first")
             e = 2 * (snr * _mean_norm(noise) / _mean_norm(s)) ** 2
             x = score.langevin_step(x, s, 2 * e, noise)
         yield x

@@ -1,11 +1,12 @@
 """Continuous time: the processes, their two ways back, likelihood, and the order of each solver."""
+import itertools
 import math
 
 import numpy as np
 
 from .. import forward, gaussian, oracle, sampler, score, sde, solver
 from .. import schedule as schedules
-from .domains import GentleSchedule, Mixture, Number, Points, Process, Schedule, ShortSchedule, Unit, Variance
+from .domains import Batches, GentleSchedule, Mixture, Number, Points, Process, Schedule, ShortSchedule, Unit, Variance
 from .law import law
 from .reverse import chain_moments
 
@@ -77,6 +78,25 @@ def variances_as_published(u: Unit, beta_min: Variance, sigma_min: Unit):
 
 
 @law(
+    "Song et al. appendices C and H.1, σ_max 50: its released code; Karras et al. table 1",
+    of=[sde.VP, sde.SubVP, sde.VE, sde.EDM, solver.edm_sigmas, solver.predictor_corrector, sde.VP.total],
+)
+def numbers_as_published(x: Points, u: Unit):
+    """β 0.1 .. 20; σ 0.01 .. 50 and 80; time from 0 to 1; ρ = 7; one correction at a signal-to-noise ratio of 0.16."""
+    ends = [(p.total(1.0), p.beta(0.0), p.beta(1.0), p.end, p.prior_std) for p in (sde.VP(), sde.SubVP())]
+    ve, edm, n = sde.VE(), sde.EDM(), 2 + round(20 * u)
+    roots = np.array(solver.edm_sigmas(0.002, edm.end, n)) ** (1 / 7)
+    given, usual = (
+        last(solver.predictor_corrector(sde.VP(), lambda x, u: -x, x, (1.0, 0.9), np.random.default_rng(7), **how))
+        for how in ({"snr": 0.16, "corrections": 1}, {})
+    )
+    sigmas = np.array([ve.sigma(0.0), ve.sigma(1.0), ve.end, edm.end, edm.prior_std])
+    right = np.array([[10.05, 0.1, 20.0, 1.0, 1.0]] * 2), np.array([0.01, 50.0, 1.0, 80.0, 80.0])
+    fall = np.full(n, (0.002 ** (1 / 7) - 80 ** (1 / 7)) / n)
+    return (np.array(ends), sigmas, np.diff(roots), usual), (*right, fall, given), (20.0, 80.0, 10.0, 10.0)
+
+
+@law(
     "VDM (2)",
     of=[sde.ratio, sde.VP.time_of, sde.SubVP.time_of, sde.VE.time_of, sde.EDM.time_of],
     tol=1e-9,
@@ -102,6 +122,15 @@ def ddpm_becomes_vp(u: Unit, n=2000):
     process, i = sde.VP(), n // 100 * (10 + round(90 * u))
     chain = sde.discretise(process, n)
     return math.log(chain.alpha_bar[i]), 2 * math.log(process.signal(i / n))
+
+
+@law("Song et al. (10), appendix B", of=[sde.discretise, sde.VP.beta])
+def step_i_ends_at_its_time(beta_min: Variance, u: Unit):
+    """N steps, whose β_i N are β(1/N), β(2/N) .. β(1)."""
+    process, N = sde.VP(beta_min, beta_min + 5), 10 + round(20 * u)
+    chain = sde.discretise(process, N)
+    i = np.arange(1, N + 1)
+    return (chain.T, N * chain.beta[1:]), (N, beta_min + 5 * i / N)
 
 
 @law("Song et al. (8)-(9)", of=[score.noise_levels, sde.VE.sigma])
@@ -190,6 +219,20 @@ def _density_moves(process, u, x, mixture, n, way, noise_share):
     return (log_p[1] - log_p[0]) * n / 2, rate * (late - early) * n / 2
 
 
+@law("Bishop (2.188)", of=[oracle.noised_log_density, oracle.noised_score])
+def no_place_is_too_far_for_a_density(mixture: Mixture, x: Number, signal: Variance, noise_var: Variance, far: Unit):
+    """ln p and its slope keep all their digits where p is below the smallest number, beside places where it is not."""
+    weights, means, variances = mixture
+    places, var = np.array([[x], [60.0 + 3e3 * far], [-1e4]]), signal**2 * variances + noise_var
+    joint = np.log(weights) + gaussian.log_density(places, signal * means[:, 0], var)
+    log_p = np.logaddexp.reduce(joint, axis=1)
+    slopes = gaussian.score(places, signal * means[:, 0], var)
+    slope = np.sum(np.exp(joint - log_p[:, None]) * slopes, axis=1, keepdims=True)
+    found = [f(places, signal, noise_var, *mixture) for f in (oracle.noised_log_density, oracle.noised_score)]
+    size = 10 + abs(joint).max(axis=1)
+    return tuple(found), (log_p, slope), (size, (size + abs(slopes).max(axis=1))[:, None])
+
+
 @law("Efron (1.4)", of=[sde.denoise])
 def the_last_jump_is_the_posterior_mean(process: Process, u: Unit, x: Points, mu: Number, var: Variance):
     """For Gaussian data x̂_0 is Bayes' rule."""
@@ -211,7 +254,7 @@ def flow_of(process, mixture):
 def the_flow_knows_the_density(x: Number, n=24):
     """ln p of a mixture in the plane, by RK4 and the exact divergence, errs like n^-4 (VP, β 0.1 .. 8, from u = 0)."""
     process, mixture = sde.VP(0.1, 8.0), ([0.4, 0.6], [[-0.6, 0.2], [0.5, -0.3]], [0.5, 0.8])
-    places = np.array([[x / 3, 0.3], [-0.5, x / 6]])
+    places = np.array([[x / 3, 0.3], [-0.5, x / 6], [0.2, 0.9]])
 
     def log_p(y, u):
         return oracle.noised_log_density(y, process.signal(u), process.noise(u) ** 2, *mixture)
@@ -237,8 +280,9 @@ def all_signs_together_are_exact(process: Process, u: Unit, x: Points, mu: Numbe
 def the_prior_is_a_gaussian(process: Process, x: Points):
     """ln N(x; 0, std²) is that of each coordinate, added; std is 1, or b(1) where the signal stays."""
     std = 1.0 if process.signal(process.end) < 1 else float(process.noise(process.end))
-    by_hand = -np.sum(x**2, axis=1) / (2 * std**2) - 2 * math.log(std) - math.log(2 * math.pi)
-    return sde.standard(process)(x), by_hand, 30 + 4 * abs(math.log(std))
+    by_hand = [-np.sum(x**2, axis=1) / (2 * s**2) - 2 * math.log(s) - math.log(2 * math.pi) for s in (std, 1.0)]
+    chain = sde.Chain(schedules.constant(20))
+    return (sde.standard(process)(x), sde.standard(chain)(x)), tuple(by_hand), (30 + 4 * abs(math.log(std)), 30.0)
 
 
 # Solvers: orders as slopes, on Gaussian data, whose flow is known: (x - a μ)/√(a² v + b²) never changes
@@ -293,6 +337,27 @@ def dpmpp_2m_is_of_order_two(x: Number, n=50):
     process, start = sde.VP(), np.array([[x], [1.3]])
     times = solver.uniform_in_lambda(process, 1.0, 1e-3, n)
     return last(solver.dpmpp_2m(process, eps_of(process, DATA), start, times)), carried(process, start, 1.0, 1e-3)
+
+
+@law("DPM-Solver++ Algorithm 2", of=[solver.dpmpp_2m, sde.ratio])
+def dpmpp_2m_looks_half_a_step_ahead(process: Process, u: Unit, w: Unit, x: Points, c: Number, d: Number):
+    """Where x̂_0 = c + d λ, it is held at its value in the middle of each step in λ, however unequal the steps.
+
+    The first step knows one value, that of its beginning. With D held, x - a D shrinks as b does.
+    """
+    times = [inner(process, place) for place in (1.0, 0.8 - 0.1 * u, 0.5 - 0.2 * w, 0.25, 0.1)]
+    lambdas = [-math.log(sde.ratio(process, t)) for t in times]
+
+    def eps_fn(x, t):
+        return (x - process.signal(t) * (c - d * math.log(sde.ratio(process, t)))) / process.noise(t)
+
+    middles = [lambdas[0], *((early + late) / 2 for early, late in itertools.pairwise(lambdas[1:]))]
+    by_hand = [x]
+    for (t, s), middle in zip(itertools.pairwise(times), middles, strict=True):
+        D, shrink = c + d * middle, process.noise(s) / process.noise(t)
+        by_hand.append(process.signal(s) * D + shrink * (by_hand[-1] - process.signal(t) * D))
+    size = 100 + 10 / process.signal(times[0])
+    return np.array(list(solver.dpmpp_2m(process, eps_fn, x, times))), np.array(by_hand[1:]), size
 
 
 @law("Karras et al. (5) and Algorithm 1", of=[solver.heun, solver.edm_sigmas, sde.EDM], kind=2, tol=0.15)
@@ -363,10 +428,25 @@ def ddim_is_eulers_method(schedule: ShortSchedule, x: Points, mu: Number, var: V
     return by_euler, by_ddim, 40 / schedule.signal_scale[-1]
 
 
+@law("Song et al. (6), Kloeden & Platen section 10.2", of=[solver.euler_maruyama, sde.reverse_drift])
+def a_noisy_step_is_eulers_step_and_noise(
+    process: Process, u: Unit, x: Points, mu: Number, var: Variance, seed: Batches
+):
+    """Each step is Euler's on the reverse drift, plus g(u) √|h| z, all of it taken where the step begins."""
+    times = [inner(process, place) for place in (0.9, 0.5 + 0.3 * u, 0.4)]
+    score_fn = scores(process, ([1.0], [[mu, mu]], [var]))
+    rng, by_hand = np.random.default_rng(seed), [x]
+    for t, s in itertools.pairwise(times):
+        mean = last(solver.euler(sde.reverse_drift(process, score_fn), by_hand[-1], (t, s)))
+        by_hand.append(mean + math.sqrt(process.diffusion_sq(t)) * math.sqrt(t - s) * rng.standard_normal(x.shape))
+    walked = list(solver.euler_maruyama(process, score_fn, x, times, np.random.default_rng(seed)))
+    return np.array(walked), np.array(by_hand[1:]), 10 * float(np.abs(by_hand).max())
+
+
 @law("Song et al. section 4.1", of=[solver.euler_maruyama, sde.reverse_drift], kind=1, tol=0.15)
-def euler_maruyama_is_of_order_one(v: Unit, n=100):
-    """The variance of the chain on Gaussian data, from the right one at u = 1 to u = 1e-3, errs like 1/n (VP)."""
-    process, exact = sde.VP(), 1.0
+def euler_maruyama_is_of_order_one(n=100):
+    """Mean and variance of the chain on Gaussian data, from the right ones at u = 1 to u = 1e-3, err like 1/n (VP)."""
+    process = sde.VP()
 
     def std(u):
         return math.sqrt(process.signal(u) ** 2 * VAR + process.noise(u) ** 2)
@@ -375,8 +455,8 @@ def euler_maruyama_is_of_order_one(v: Unit, n=100):
         x_T = process.signal(1.0) * MU + std(1.0) * x_T
         return solver.euler_maruyama(process, score_fn, x_T, solver.uniform(1.0, 1e-3, n), rng)
 
-    exact = std(1e-3) ** 2
-    return chain_moments(sample, scores(process, DATA), n)[1], exact
+    exact = process.signal(1e-3) * MU, std(1e-3) ** 2
+    return chain_moments(sample, scores(process, DATA), n), exact
 
 
 @law("Song et al. Algorithm 1", of=[solver.predictor_corrector, solver.euler_maruyama, score.langevin_step])
@@ -395,7 +475,11 @@ def a_corrector_is_a_langevin_step(process: Process, u: Unit, x: Points, mu: Num
     return tuple(found), (predicted, predicted + e * s + math.sqrt(2 * e) * z), (size, size)
 
 
-@law("IEEE 754", of=[solver.heun, solver.euler_maruyama, solver.dpmpp_2m, sde.q_sample, sde.match], tol=1e-4)
+@law(
+    "IEEE 754",
+    of=[solver.heun, solver.euler_maruyama, solver.predictor_corrector, solver.dpmpp_2m, sde.q_sample, sde.match],
+    tol=1e-4,
+)
 def continuous_time_stays_single(process: Process, x: Points, eps: Points):
     """Float32 data stay float32 along every path, and the answer is float64's."""
     at = [inner(process, u) for u in (0.9, 0.6, 0.4)]
@@ -412,9 +496,11 @@ def continuous_time_stays_single(process: Process, x: Points, eps: Points):
         yield sde.match(eps_fn, process, sde.EDM())(x, 1.0)
 
     single, double = tuple(answers(np.float32(x), np.float32(eps))), tuple(answers(x, eps))
-    s = sde.score_from_eps(process, eps_fn)
-    walked = last(solver.euler_maruyama(process, s, np.float32(x), at, np.random.default_rng(0)))
-    kinds = {answer.dtype for answer in (*single, walked)}
+    s, walkers = sde.score_from_eps(process, eps_fn), (solver.euler_maruyama, solver.predictor_corrector)
+    walked = [last(walk(process, s, np.float32(x), at, np.random.default_rng(0))) for walk in walkers]
+    grids = [solver.uniform(2, 1, 3), solver.uniform_in_lambda(process, at[0], at[2], 3), solver.edm_sigmas(1, 2, 3)]
+    walked += [last(solver.euler(lambda x, u: -x, np.float32(x), grid)) for grid in grids]
+    kinds = {answer.dtype for answer in (*single, *walked)}
     left = single + (np.array([k == np.float32 for k in kinds], float),)
     scale = 10.0 + max(float(np.abs(d).max()) for d in double)
     return left, double + (np.ones(len(kinds)),), (scale,) * 6

@@ -162,3 +162,33 @@ def Spread(choose, got):
 def Costs(choose, got):
     """(10, 5) numbers in [0.1, 3]: ten costs of each of five times."""
     return choose.array((10, 5), 0.1, 3.0)
+
+
+def Triple(choose, got):
+    """(3,) numbers in [-3, 3]: a point of space, or three angles."""
+    return choose.array((3,), -3.0, 3.0)
+
+
+def Loadings(choose, got):
+    """(3, 2) numbers in [-2, 2]: a linear decoder from the plane to space."""
+    return choose.array((3, 2), -2.0, 2.0)
+
+
+def Label(choose, got):
+    """0, 1 or 2: a component of the Mixture, or another small number."""
+    return choose.integer(0, 2)
+
+
+def Pictures(choose, got):
+    """(2, 6, 12, 2) numbers in [-3, 3]."""
+    return choose.array((2, 6, 12, 2), -3.0, 3.0)
+
+
+def Factor(choose, got):
+    """What divides the height and width of Pictures."""
+    return choose.one_of([1, 2, 3, 6])
+
+
+def Seen(choose, got):
+    """How many of four keys may be looked at, 0..4."""
+    return choose.integer(0, 4)

@@ -1,8 +1,10 @@
 """The tensor layer: the fast primitives equal the plain ones, and derivatives are adjoints."""
+import math
+
 import numpy as np
 
 from ..tensor import autodiff, conv, fast, ops, winograd
-from .domains import Flag, Images, Kernel, Number, Stride
+from .domains import Flag, Images, Kernel, Number, Points, Seen, Stride
 from .law import law
 
 
@@ -24,6 +26,20 @@ def fast_gradients_are_the_plain_ones(x: Images, w: Kernel, stride: Stride):
     apart = (fast.conv2d_dx(g, w, x.shape, stride), fast.conv2d_dw(x, g, k, stride))
     plain = (conv.plain_conv2d_dx(g, w, x.shape, stride), conv.plain_conv2d_dw(x, g, k, stride))
     return apart + fast.conv2d_gradients(g, x, w, stride), plain + plain, (90.0, 400.0) * 2
+
+
+@law("Vaswani et al. (1); LDM section 3.3", of=[ops.attention])
+def attention_looks_at_a_set(q: Points, k: Points, v: Points, seen: Seen):
+    """Σ_j w_j v_j over the keys that are seen, in any order, w ∝ e^(q·k/√d); nothing seen, nothing found."""
+    mask = np.arange(4) < seen
+    order, hidden = [2, 0, 3, 1], np.where(mask, 0.0, 1e3)[:, None]
+    found = ops.attention(q[None], k[None], v[None], mask[None])[0]
+    shuffled = ops.attention(q[None], k[None, order], v[None, order], mask[None, order])[0]
+    elsewhere = ops.attention(q[None], (k + hidden)[None], (v - hidden)[None], mask[None])[0]
+    whole = ops.attention(q[None], k[None, :seen], v[None, :seen])[0] if seen else np.zeros_like(q)
+    w = np.exp(q @ k.T / math.sqrt(2)) * mask
+    by_hand = (w / np.maximum(w.sum(1, keepdims=True), 1e-300)) @ v
+    return (found, shuffled, elsewhere, whole), (by_hand,) * 4, (3.0,) * 4
 
 
 @law("linear algebra", of=[conv.conv2d, conv.conv2d_dx, conv.conv2d_dw])

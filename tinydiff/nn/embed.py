@@ -24,15 +24,33 @@ def sinusoidal(t, dim, like):
     return xp_of(like).asarray(table.astype(like.dtype))
 
 
-def time_init(rng, dim, width):
-    """Two linear layers above `dim` sines and cosines."""
-    return {"in": linear_init(rng, dim, width), "out": linear_init(rng, width, width)}
+def time_init(rng, dim, width, classes=0):
+    """Two linear layers above `dim` sines and cosines; and a row for each label, if there are any."""
+    p = {"in": linear_init(rng, dim, width), "out": linear_init(rng, width, width)}
+    return {**p, "label": label_init(rng, classes, width)} if classes else p
 
 
-def time_embedding(p, t, like):
-    """silu(linear(silu(linear(sinusoidal(t))))): (B, width), for every block to map and add.
+def time_embedding(p, t, like, label=None):
+    """silu(linear(silu(linear(sinusoidal(t)))) + the label's row): (B, width), for every block to map and add.
 
-    Source : Ho et al. 2020, arXiv:2006.11239, appendix B.
+    Source : Ho et al. 2020, arXiv:2006.11239, appendix B; the label: Nichol & Dhariwal 2021, arXiv:2102.09672,
+             section 6 (added to the time embedding).
+    label  : (B,) ints or None; a network that knows labels takes None for "no label".
     """
     h = sinusoidal(t, p["in"]["w"].shape[0], like)
-    return ops.silu(linear(p["out"], ops.silu(linear(p["in"], h))))
+    h = linear(p["out"], ops.silu(linear(p["in"], h)))
+    return ops.silu(h + label_row(p["label"], label, like) if "label" in p else h)
+
+
+def label_init(rng, classes, width):
+    """A row a class, and one for "no label", the last."""
+    return rng.standard_normal((classes + 1, width)).astype(np.float32)
+
+
+def label_row(table, label, like):
+    """The rows of (B,) labels; of None, the last row for all. Raises ValueError for a label out of range."""
+    none = table.shape[0] - 1
+    label = np.full(like.shape[0], none) if label is None else np.broadcast_to(label, like.shape[:1])
+    if label.size and not 0 <= label.min() <= label.max() <= none:
+        raise ValueError(f"label must be in 0..{none - 1} (or {none} for none), got {label.min()}..{label.max()}")
+    return ops.take(table, xp_of(like).asarray(label))

@@ -10,7 +10,8 @@ from .layers import linear, linear_init
 class Config:
     """dim: coordinates of a point; width, depth: of the hidden layers; embed: sines and cosines of the time.
 
-    octaves: of each coordinate also sin and cos of 1, 2, 4, ... times it: fine detail is slow to learn without.
+    octaves: of each coordinate also sin and cos of 2, 4, 8, ... times it: fine detail is slow to learn without.
+    classes: how many labels it knows, 0 for none.
     """
 
     dim: int = 2
@@ -18,6 +19,7 @@ class Config:
     depth: int = 3
     embed: int = 64
     octaves: int = 5
+    classes: int = 0
 
 
 def init(rng, config):
@@ -28,7 +30,7 @@ def init(rng, config):
         for n, m in zip(widths, widths[1:], strict=False)
     ]
     return {
-        "time": time_init(rng, config.embed, config.width),
+        "time": time_init(rng, config.embed, config.width, config.classes),
         "blocks": blocks,
         "out": linear_init(rng, config.width, config.dim, zero=True),
     }
@@ -43,10 +45,10 @@ def waves(x, octaves):
     return ops.concatenate([x, *map(ops.sin, angles), *map(ops.cos, angles)])
 
 
-def apply(params, x, t, config=None):
+def apply(params, x, t, config=None, label=None):
     """(B, dim), (B,) -> (B, dim): each block is silu(linear(h) + linear(time)), added to h once their widths agree."""
     octaves = (params["blocks"][0]["linear"]["w"].shape[0] // x.shape[1] - 1) // 2
-    e, h = time_embedding(params["time"], t, x), waves(x, octaves)
+    e, h = time_embedding(params["time"], t, x, label), waves(x, octaves)
     for p in params["blocks"]:
         y = ops.silu(linear(p["linear"], h) + linear(p["time"], e))
         h = h + y if h.shape == y.shape else y

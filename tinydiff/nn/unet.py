@@ -18,12 +18,14 @@ from .layers import conv, conv_init, linear, linear_init, norm, norm_init
 class Config:
     """A U-Net, from a few numbers.
 
-    size, channels : of the images, (size, size, channels); size even, and a multiple of patch.
+    size, channels : of the images, (size, size, channels); size a multiple of patch.
     patch     : side of the squares of pixels that are folded into channels before anything else (1: none).
     widths    : channels at each resolution, finest first; each halves the one before (an odd size rounds up).
     blocks    : residual blocks at each resolution on the way down; one more on the way up.
     attention : resolutions whose blocks are followed by self-attention (the middle always has it).
     groups    : of the group norms; divides every width. embed: width of the time embedding.
+    classes   : how many labels it knows, 0 for none. context: width of the vectors that it looks at by cross-attention,
+                wherever it has self-attention, 0 for none.
     """
 
     size: int = 28
@@ -34,13 +36,14 @@ class Config:
     attention: tuple = ()
     groups: int = 8
     embed: int = 128
+    classes: int = 0
+    context: int = 0
 
     def __post_init__(self):
         object.__setattr__(self, "widths", tuple(self.widths))
         object.__setattr__(self, "attention", tuple(self.attention))
-        if self.size % 2 or self.size % self.patch or self.size < 2:
-            wanted = f"even and a multiple of patch {self.patch}"
-            raise ValueError(f"image size must be {wanted}, got {self.size}; crop or pad")
+        if self.size < 1 or self.size % self.patch:
+            raise ValueError(f"image size must be a multiple of patch {self.patch}, got {self.size}; crop or pad")
         if any(width % self.groups or width % 2 for width in self.widths):
             raise ValueError(f"groups {self.groups} must divide every width, got {self.widths}")
 
@@ -78,16 +81,20 @@ def block(p, x, e, groups):
     return h + (conv(p["shortcut"], x) if "shortcut" in p else x)
 
 
-def stage_init(rng, n, m, embed, attend):
-    """A block, and self-attention if `attend`."""
+def stage_init(rng, n, m, embed, attend, context=0):
+    """A block, and if `attend` self-attention, and cross-attention if there is a context."""
     p = {"block": block_init(rng, n, m, embed)}
-    return {**p, "attention": attention.init(rng, m)} if attend else p
+    if attend:
+        p["attention"] = attention.init(rng, m)
+    return {**p, "cross": attention.cross_init(rng, m, context)} if attend and context else p
 
 
-def stage(p, x, e, groups):
-    """A block, and self-attention if it has one."""
+def stage(p, x, e, groups, context=None, mask=None):
+    """A block, and attention where it has one."""
     h = block(p["block"], x, e, groups)
-    return attention.self_attention(p["attention"], h, groups) if "attention" in p else h
+    if "attention" in p:
+        h = attention.self_attention(p["attention"], h, groups)
+    return attention.cross_attention(p["cross"], h, context, mask, groups) if "cross" in p else h
 
 
 # The network
@@ -95,14 +102,15 @@ def stage(p, x, e, groups):
 
 def init(rng, config):
     """The parameters of `apply`."""
-    channels, embed = config.channels * config.patch**2, config.embed
+    channels, embed, context = config.channels * config.patch**2, config.embed, config.context
     n, last = config.widths[0], len(config.widths) - 1
-    params = {"time": time_init(rng, n, embed), "in": conv_init(rng, 3, channels, n), "down": [], "up": []}
+    params = {"time": time_init(rng, n, embed, config.classes)}
+    params |= {"in": conv_init(rng, 3, channels, n), "down": [], "up": []}
     skips = [n]
     for i, (m, size) in enumerate(zip(config.widths, config.sizes, strict=True)):
         level = {"stages": []}
         for _ in range(config.blocks):
-            level["stages"].append(stage_init(rng, n, m, embed, size in config.attention))
+            level["stages"].append(stage_init(rng, n, m, embed, size in config.attention, context))
             n = m
             skips.append(n)
         if i < last:
@@ -110,13 +118,13 @@ def init(rng, config):
             skips.append(n)
         params["down"].append(level)
     params["middle"] = {
-        "first": stage_init(rng, n, n, embed, attend=True),
-        "second": stage_init(rng, n, n, embed, attend=False),
+        "first": stage_init(rng, n, n, embed, True, context),
+        "second": stage_init(rng, n, n, embed, False),
     }
     for i, (m, size) in reversed(list(enumerate(zip(config.widths, config.sizes, strict=True)))):
         level = {"stages": []}
         for _ in range(config.blocks + 1):
-            level["stages"].append(stage_init(rng, n + skips.pop(), m, embed, size in config.attention))
+            level["stages"].append(stage_init(rng, n + skips.pop(), m, embed, size in config.attention, context))
             n = m
         if i:
             level["double"] = conv_init(rng, 3, n, n)
@@ -125,24 +133,27 @@ def init(rng, config):
     return params
 
 
-def apply(params, x, t, config):
-    """(B, size, size, channels), (B,) or a number -> (B, size, size, channels)."""
+def apply(params, x, t, config, label=None, context=None, mask=None):
+    """(B, size, size, channels), (B,) or a number -> (B, size, size, channels).
+
+    label: (B,) ints, None for no label; context: (B, L, config.context), mask: see `attention.cross_attention`.
+    """
     groups = config.groups
-    e = time_embedding(params["time"], t, x)
+    e = time_embedding(params["time"], t, x, label)
     h = conv(params["in"], space_to_depth(x, config.patch))
     skips = [h]
     for level in params["down"]:
         for p in level["stages"]:
-            h = stage(p, h, e, groups)
+            h = stage(p, h, e, groups, context, mask)
             skips.append(h)
         if "halve" in level:
             h = conv(level["halve"], h, stride=2)
             skips.append(h)
-    h = stage(params["middle"]["first"], h, e, groups)
+    h = stage(params["middle"]["first"], h, e, groups, context, mask)
     h = stage(params["middle"]["second"], h, e, groups)
     for level in params["up"]:
         for p in level["stages"]:
-            h = stage(p, ops.concatenate([h, skips.pop()]), e, groups)
+            h = stage(p, ops.concatenate([h, skips.pop()]), e, groups, context, mask)
         if "double" in level:
             h = conv(level["double"], crop(upsample(h), *skips[-1].shape[1:3]))
     h = conv(params["out"]["conv"], norm(params["out"]["norm"], h, groups, silu=True))

@@ -125,13 +125,14 @@ def conv2d_dx(g, w, shape, stride=1):
 
 # Group norm, with or without silu
 #
-# x̂ = (x - mean) rstd,  u = γ x̂ + β,  y = u σ(u).  With h = u/2 and t = tanh h:
-# y = h (1 + t),  dy/du = [2 - (1-t)(1-y)] / 2.
+# y = x - mean,  u = γ rstd y + β,  and with h = u/2, t = tanh h:  silu u = h (1 + t),  2 dsilu/du = 1 + t + h (1 - t²).
+# Coefficients are folded together before they meet the pixels: what counts is how often a pixel is touched.
 
 
 def _rows(coefficient, width):
     """(n, C) -> (n, 1, width C): the coefficients of a row of pixels."""
-    return np.tile(coefficient, width)[:, None, :]
+    n, c = coefficient.shape
+    return np.broadcast_to(coefficient[:, None], (n, width, c)).reshape(n, 1, width * c)
 
 
 def _pixel_sum(x, c):
@@ -149,13 +150,11 @@ def _group_mean(sums, groups, n):
     return np.repeat(sums.reshape(len(sums), groups, -1).sum(2) / n, c // groups, 1).astype(sums.dtype)
 
 
-def _normalise(x, groups, eps, c):
-    """(x̂, rstd) of x (n, H, W C): the mean first, then the variance about it, so that nothing cancels."""
+def _centre(x, groups, eps, c):
+    """x - mean, of x (n, H, W C), and rstd (n, C): the variance is that about the mean, so that nothing cancels."""
     n, width = x.shape[1] * x.shape[2] // groups, x.shape[2] // c
     y = x - _rows(_group_mean(_pixel_sum(x, c), groups, n), width)
-    rstd = 1 / np.sqrt(_group_mean(_pixel_dot(y, y, c), groups, n) + x.dtype.type(eps))
-    y *= _rows(rstd, width)
-    return y, rstd
+    return y, 1 / np.sqrt(_group_mean(_pixel_dot(y, y, c), groups, n) + x.dtype.type(eps))
 
 
 def _as_rows(x):
@@ -167,52 +166,51 @@ def _as_rows(x):
 def group_norm(x, gamma, beta, groups, silu=False, eps=1e-5):
     c, rows = x.shape[-1], _as_rows(x)
     width, out = rows.shape[2] // c, np.empty(rows.shape, x.dtype)
-    gamma, beta, half = _rows(gamma[None], width), _rows(beta[None], width), x.dtype.type(0.5)
+    scale = x.dtype.type(0.5 if silu else 1)
+    offset = _rows(scale * beta[None], width)
     for part in _slices(rows):
-        y, _ = _normalise(rows[part], groups, eps, c)
-        y *= gamma
-        y += beta
+        y, rstd = _centre(rows[part], groups, eps, c)
+        y *= _rows(scale * gamma * rstd, width)
         if silu:
-            y *= half
+            y += offset
             t = np.tanh(y)
-            np.multiply(y, t, out=t)
-            y += t
-        out[part] = y
+            t *= y
+            np.add(y, t, out=out[part])
+        else:
+            np.add(y, offset, out=out[part])
     return out.reshape(x.shape)
 
 
 @primitive
 def _group_norm_back(g, x, gamma, beta, groups, silu=False, eps=1e-5):
-    """The gradients with respect to x, γ and β, in that order; x̂ is computed again rather than kept."""
+    """The gradients with respect to x, γ and β, in that order; y is computed again rather than kept."""
     c, rows, g = x.shape[-1], _as_rows(x), _as_rows(g)
     n, width = rows.shape[1] * rows.shape[2] // groups, rows.shape[2] // c
-    dx, half = np.empty(rows.shape, x.dtype), x.dtype.type(0.5)
+    dx, scale = np.empty(rows.shape, x.dtype), x.dtype.type(0.5 if silu else 1)
     dgamma, dbeta = np.zeros((2, c), x.dtype)
-    gamma_row, beta_row = _rows(gamma[None], width), _rows(beta[None], width)
+    offset = _rows(scale * beta[None], width)
     for part in _slices(rows):
-        x_hat, rstd = _normalise(rows[part], groups, eps, c)
-        du = g[part]
+        y, rstd = _centre(rows[part], groups, eps, c)
+        du = g[part]  # with silu, twice du
         if silu:
-            h = x_hat * gamma_row
-            h += beta_row
-            h *= half
+            h = y * _rows(scale * gamma * rstd, width)
+            h += offset
             t = np.tanh(h)
-            h += h * t
-            t -= 1
-            h -= 1
-            t *= h
-            t -= 2
-            t *= -half
-            t *= du
-            du = t
-        d_gamma, d_beta = _pixel_dot(du, x_hat, c), _pixel_sum(du, c)
+            slope = t * t
+            np.subtract(1, slope, out=slope)
+            slope *= h
+            slope += t
+            slope += 1
+            slope *= du
+            du = slope
+        d_gamma, d_beta = scale * rstd * _pixel_dot(du, y, c), scale * _pixel_sum(du, c)
         dgamma += d_gamma.sum(0)
         dbeta += d_beta.sum(0)
         d = dx[part]
-        np.multiply(du, _rows(gamma * rstd, width), out=d)
-        x_hat *= _rows(rstd * _group_mean(gamma * d_gamma, groups, n), width)
-        x_hat += _rows(rstd * _group_mean(gamma * d_beta, groups, n), width)
-        d -= x_hat
+        np.multiply(du, _rows(scale * gamma * rstd, width), out=d)
+        y *= _rows(rstd * rstd * _group_mean(gamma * d_gamma, groups, n), width)
+        y += _rows(rstd * _group_mean(gamma * d_beta, groups, n), width)
+        d -= y
     return dx.reshape(x.shape), dgamma, dbeta
 
 

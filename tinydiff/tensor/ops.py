@@ -349,12 +349,17 @@ def softmax(x, axis=-1):
 defvjp(softmax, lambda ans, x, axis=-1: lambda g: ans * (g - sum(g * ans, axis=axis, keepdims=True)))
 
 
-def attention(q, k, v):
+def attention(q, k, v, mask=None):
     """softmax(q kᵀ / √d) v: queries (B, L, d), keys (B, M, d), values (B, M, e) -> (B, L, e).
 
-    Source : Vaswani et al. 2017, arXiv:1706.03762, eq. (1).
+    mask: (B, M), 1 for keys to look at and 0 for padding; where there is none to look at, the answer is 0.
+    Source : Vaswani et al. 2017, arXiv:1706.03762, eq. (1) and section 3.2.3 (the mask).
     """
-    return matmul(softmax(matmul(q, swap(k)) * q.shape[-1] ** -0.5), v)
+    scores = matmul(q, swap(k)) * q.shape[-1] ** -0.5
+    if mask is None:
+        return matmul(softmax(scores), v)
+    seen = xp_of(k).asarray(mask, dtype=value(k).dtype)[:, None, :]
+    return matmul(softmax(scores + (seen - 1) * 1e9) * seen, v)  # e^-1e9 is 0, but not beside itself alone
 
 
 def group_norm(x, gamma, beta, groups, silu=False, eps=1e-5):

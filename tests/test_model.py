@@ -1,0 +1,337 @@
+"""What a Config stands for: every sampler on every process, tried on a model that knows the answer.
+
+The data are N(0.3, 0.25 I), so the best ε̂ is known, and most samplers are affine in all the noise that they take: one
+example without noise and one for each number drawn give the mean and variance of the samples exactly, nothing drawn.
+"""
+import dataclasses
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from tinydiff import elbo, gaussian, model, recipes, schedule, sde, train
+from tinydiff.forward import coef
+
+MU, VAR = 0.3, 0.25
+PROCESSES = {
+    "ddpm": None,
+    "ncsn": {"kind": "ncsn", "sigma_max": 5.0, "sigma_min": 0.02, "levels": 20},
+    "vp": {"kind": "vp"},
+    "subvp": {"kind": "subvp"},
+    "ve": {"kind": "ve"},
+}
+FLOWS = ("euler", "heun", "rk4", "dpm++")
+OF_THE_SDE = ("euler-maruyama", "pc")
+ONLY_OF = {"ddpm": "ddpm", "ddim": "ddpm", "langevin": "ncsn"}
+PAIRS = [(kind, method) for kind in PROCESSES for method in model.METHODS if ONLY_OF.get(method, kind) == kind]
+# What 50 steps of Euler's method and so on may leave: of the mean, in data units, and of the standard deviation, as a
+# share of it. The flow's means are off besides because it starts from N(0, σ_max²) and not around 0.3.
+BIAS = {"ddpm": 0.01, "ddim": 0.07, "langevin": 0.02, "euler": 0.07, "heun": 0.07, "rk4": 0.02, "dpm++": 0.04,
+        "euler-maruyama": 0.01, "pc": 0.03}  # fmt: skip
+
+
+def config_of(kind, T=200, name="linear", shape=(2,), process=None):
+    network = {"kind": "mlp", "width": 8, "depth": 2, "embed": 4}
+    place = {"name": "moons", "folder": None, "split": "train"}
+    settings = dataclasses.asdict(train.Settings(steps=3))
+    return model.Config("moons", place, network, shape, settings, name, T, process=process or PROCESSES[kind])
+
+
+def run_of(config):
+    return recipes.Run(None, config, recipes.start(config))
+
+
+def exact(config):
+    """E[ε | x_u] for data N(0.3, 0.25 I), on any array library, differentiable."""
+    path, _ = model.process(config)
+
+    def eps_hat(x, u):
+        a, b = path.signal(u), path.noise(u)
+        return coef(b / (a * a * VAR + b * b), x) * (x - coef(a * MU, x))
+
+    return eps_hat
+
+
+@pytest.fixture
+def knows_the_answer(monkeypatch):
+    """Every run's network is the exact denoiser."""
+    monkeypatch.setattr(model, "eps_fn", lambda config, params, clip=True: exact(config))
+
+
+class Impulses:
+    """In place of a generator: the k-th draw is 1 for example k+2 and 0 for the others."""
+
+    def __init__(self):
+        self.k = 1
+
+    def standard_normal(self, shape, dtype):
+        self.k += 1
+        noise = np.zeros(shape, dtype)
+        noise[self.k] = 1
+        return noise
+
+
+def mean_and_std(film, draws):
+    """Those of each x that a walk yields, exactly: example 0 is the mean, the others are a coordinate's noises."""
+    film = [x[:, 0] for x in film]
+    return [x[0] for x in film], [math.sqrt(((x[1 : draws + 2] - x[0]) ** 2).sum()) for x in film]
+
+
+# Samplers
+
+
+@pytest.mark.parametrize("kind, method", [pair for pair in PAIRS if pair[1] != "pc"])
+def test_a_perfect_model_gives_the_data_back(kind, method):
+    """Mean and standard deviation, at the usual number of steps. On the way x is at the scale of data: std 0.5 to 1."""
+    config = config_of(kind)
+    walk = model.walk(config, exact(config), method, eta=0.5 if method == "ddim" else 0.0)
+    rng, z = Impulses(), np.zeros((walk.length + 2, 1))
+    z[1] = 1
+    film = list(walk.go(z, rng))
+    means, stds = mean_and_std(film, walk.length)
+    assert len(film) == walk.length
+    assert abs(means[-1] - MU) < 0.01 + (0.03 if kind == "ncsn" and method in FLOWS else 0)
+    assert abs(stds[-1] / math.sqrt(VAR) - 1) < BIAS[method]
+    assert abs(stds[0] - 1) < 0.05  # nearly all is noise
+    assert 0.45 < min(stds) and max(stds) < (1.3 if method == "langevin" else 1.1)  # which lags behind its levels
+
+
+@pytest.mark.parametrize("kind", PROCESSES)
+def test_a_perfect_model_corrected(kind):
+    """The corrector's step depends on the whole batch, so this one is drawn: 10,000 numbers, 1e-9 a side is 6 sigma."""
+    config, rng = config_of(kind), np.random.default_rng(0)
+    *_, x = model.walk(config, exact(config), "pc", 100).go(rng.standard_normal((10_000, 1)), rng)
+    assert abs(x.mean() - MU) < 0.01 + 6 * math.sqrt(VAR) / 100
+    assert abs(x.std() / math.sqrt(VAR) - 1) < BIAS["pc"] + 6 / math.sqrt(20_000)
+
+
+@pytest.mark.parametrize("kind, method", [pair for pair in PAIRS if pair[1] not in ONLY_OF])
+def test_one_step_is_the_jump_from_pure_noise(kind, method):
+    """To E[x_0 | x_max] = μ + v (x_max - μ) / (v + σ_max²)."""
+    config = config_of(kind)
+    path, _ = model.process(config)
+    [x] = model.walk(config, exact(config), method, 1).go(np.array([[2.0], [-2.0]]), None)
+    assert abs(x - MU).max() < 1.1 * 2 * VAR / min(80.0, float(sde.ratio(path, path.end))) + 0.002
+
+
+@pytest.mark.parametrize("kind", PROCESSES)
+@pytest.mark.parametrize("method, steps, room", [("rk4", 80, 2e-4), ("heun", 120, 5e-3), ("dpm++", 120, 2e-3)])
+def test_the_flow_is_solved_from_end_to_end(kind, method, steps, room):
+    """x_σ = μ + (x_max - μ) √((v + σ²)/(v + σ_max²)), and then the jump to x̂_0: each noise has its known sample."""
+    config = config_of(kind)
+    path, low = model.process(config)
+    sigma_min, sigma_max = float(sde.ratio(path, low)), min(80.0, float(sde.ratio(path, path.end)))
+    z = np.array([[-2.0], [0.0], [1.0]])
+    x = MU + (sigma_max * z - MU) * math.sqrt((VAR + sigma_min**2) / (VAR + sigma_max**2))
+    wanted = (VAR * x + sigma_min**2 * MU) / (VAR + sigma_min**2)
+    *_, got = model.walk(config, exact(config), method, steps).go(z, None)
+    assert abs(got - wanted).max() < room
+
+
+@pytest.mark.parametrize("method", [m for m in model.METHODS if ONLY_OF.get(m, "ddpm") == "ddpm"])
+@pytest.mark.parametrize("T", [1, 2])
+def test_one_and_two_steps_of_noise_can_be_sampled_by_any_method(T, method):
+    """From the one level of T = 1 there is one jump, the same by every method: to E[x_0 | x_1], which is nearly μ."""
+    config = config_of("ddpm", T, "cosine")
+    walk = model.walk(config, exact(config), method, 20 if T > 1 and method in OF_THE_SDE else None)
+    rng = np.random.default_rng(0)
+    film = list(walk.go(rng.standard_normal((50, 2), "f4"), rng))
+    assert len(film) == walk.length and film[-1].dtype == np.float32 and np.isfinite(film[-1]).all()
+    if T == 1:
+        assert walk.length == 1 and abs(film[-1] - MU).max() < 0.05
+
+
+@pytest.mark.parametrize("method", [*FLOWS, *OF_THE_SDE, "langevin"])
+def test_a_ladder_of_one_rung_can_be_sampled_by_any_method(method):
+    one = {"kind": "ncsn", "sigma_max": 3.0, "sigma_min": 3.0, "levels": 1}
+    run = run_of(config_of("ncsn", process=one))
+    x = recipes.draw(run, 6, method)
+    assert x.shape == (6, 2) and np.isfinite(x).all()
+    if method != "langevin":
+        with pytest.raises(ValueError, match="knows only one: steps must be 1, got 2"):
+            recipes.draw(run, 6, method, steps=2)
+
+
+@pytest.mark.parametrize("kind, method", [(k, m) for k in PROCESSES for m in ONLY_OF if ONLY_OF[m] != k])
+def test_a_sampler_of_other_runs_is_refused(kind, method):
+    config = config_of(kind)
+    with pytest.raises(ValueError, match=f"{method} is for {ONLY_OF[method]} runs, this one is {kind}"):
+        model.walk(config, exact(config), method)
+
+
+@pytest.mark.parametrize("kind, method", PAIRS)
+def test_no_steps_are_refused(kind, method):
+    config = config_of(kind)
+    with pytest.raises(ValueError, match="steps must be"):
+        model.walk(config, exact(config), method, 0)
+    with pytest.raises(ValueError, match="v must be in"):
+        model.walk(config, exact(config), method, v=2.0)
+
+
+def test_memory_does_not_grow_with_the_number_of_steps(knows_the_answer):
+    """36 more steps, each of whose x's has 80 kB: not one is kept."""
+    for kind, method in (("vp", "euler"), ("ve", "euler-maruyama"), ("ddpm", "ddpm"), ("ncsn", "langevin")):
+        peaks = []
+        for steps in (4, 40):
+            tracemalloc.start()
+            try:
+                recipes.draw(run_of(config_of(kind)), 10_000, method, steps, chunk=10_000)
+                peaks.append(tracemalloc.get_traced_memory()[1])
+            finally:
+                tracemalloc.stop()
+        assert peaks[1] < peaks[0] + 40_000, (method, peaks)
+
+
+# Processes
+
+
+@pytest.mark.parametrize(
+    "process, says",
+    [
+        ({"kind": "x"}, "got 'x'"),
+        ({"kind": "ddpm"}, "got 'ddpm'"),
+        ({"kind": "ve", "sigma_min": 60.0}, "sigma_min < sigma_max"),
+        ({"kind": "vp", "beta_min": 0.0}, "0 < beta_min"),
+        ({"kind": "ncsn", "sigma_max": 1.0, "sigma_min": 2.0, "levels": 3}, "from large to small"),
+        ({"kind": "ncsn", "sigma_max": 2.0, "sigma_min": 1.0, "levels": 1}, "for a single one"),
+        ({"kind": "ncsn", "sigma_max": 2.0, "sigma_min": 1.0, "levels": 0}, "at least 1"),
+    ],
+    ids=str,
+)
+def test_numbers_that_make_no_process_are_refused(process, says):
+    with pytest.raises(ValueError, match=says):
+        model.process(config_of("vp", process=process))
+
+
+@pytest.mark.parametrize("kind", PROCESSES)
+def test_times_to_train_at_are_those_of_the_process(kind):
+    config = config_of(kind)
+    path, low = model.process(config)
+    t = model.draw_times(config, np.random.default_rng(0), 20_000)
+    assert t.shape == (20_000,) and low <= t.min() and t.max() <= path.end
+    if kind == "ncsn":
+        assert np.array_equal(np.unique(t), np.sort(model.ladder(config)))  # a thousand times each, evenly
+    else:
+        assert t.min() < low + 0.02 * path.end and t.max() > 0.98 * path.end
+
+
+@pytest.mark.parametrize("kind", ["ncsn", "vp", "subvp", "ve"])
+def test_the_network_sees_the_scale_of_data_and_a_clock_of_a_thousand(kind, monkeypatch):
+    config, seen = config_of(kind), []
+    monkeypatch.setattr(model, "predictor", lambda config, params: lambda x, t: seen.append((x, t)) or x)
+    path, low = model.process(config)
+    u, x = np.array([low, path.end]), np.ones((2, 2), "f4")
+    model.eps_fn(config, None)(x, u)
+    [(scaled, clock)] = seen
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled[:, 0] * np.hypot(path.signal(u), path.noise(u)), 1, rtol=1e-6)
+    np.testing.assert_allclose(clock, [0 if kind == "ncsn" else 1, 1000], atol=1e-9)
+
+
+# Likelihood
+
+
+@pytest.mark.parametrize("kind", PROCESSES)
+def test_the_flows_likelihood_of_a_perfect_model(kind, knows_the_answer):
+    """Of every example, to 2e-4 nats, the ln p of a flow that ends in N(0, σ_max² I); and the entropy, by its mean."""
+    config = config_of(kind)
+    path, low = model.process(config)
+    sigma_min, sigma_max = float(sde.ratio(path, low)), min(80.0, float(sde.ratio(path, path.end)))
+    x = (MU + math.sqrt(VAR + sigma_min**2) * np.random.default_rng(0).standard_normal((1000, 2))).astype("f4")
+    got = recipes.log_likelihood(run_of(config), x, steps=80)
+    assert got.shape == (1000,) and got.dtype == np.float64
+    ratio = (VAR + sigma_max**2) / (VAR + sigma_min**2)
+    end = MU + (x.astype("f8") - MU) * math.sqrt(ratio)
+    wanted = gaussian.log_density(end, 0.0, sigma_max**2).sum(axis=1) + math.log(ratio)
+    assert abs(got - wanted).max() < 2e-4
+    # ½ (ν - 1) of χ² with 2 ν: a variance of 1 nat² an example, so 6 sigma are 6/√1000, once in 1e9; the start of the
+    # flow at N(0, σ_max²) where the data are N(0.3, σ_max² + 0.25) costs the ladder, which ends at σ = 5, 0.004
+    entropy = math.log(2 * math.pi * math.e * (VAR + sigma_min**2))
+    assert abs(-got.mean() - entropy) < 6 / math.sqrt(1000) + 0.005
+
+
+def test_hutchinsons_estimate_is_the_divergence_of_a_linear_field(knows_the_answer):
+    """ε̂ is affine in x by a multiple of the identity: any signs give its trace, and pictures are like points."""
+    config = config_of("vp", shape=(4, 4, 1))
+    x = np.random.default_rng(1).normal(MU, 0.5, (5, 4, 4, 1)).astype("f4")
+    by_signs = recipes.log_likelihood(run_of(config), x, steps=40, chunk=2)
+    *_, (_, exactly) = model.log_likelihood(config, None, x.astype("f8"), 40)
+    assert by_signs.shape == (5,) and abs(by_signs - exactly).max() < 2e-3  # of about 10, and single precision
+
+
+def test_samples_of_pictures_are_clipped_and_their_likelihood_is_of_what_is_not(monkeypatch):
+    """A clipped guess has no smooth flow."""
+    asked = []
+    monkeypatch.setattr(model, "eps_fn", lambda config, params, clip=True: asked.append(clip) or exact(config))
+    run = run_of(config_of("ddpm", 10, "cosine", (2, 2, 1)))
+    recipes.draw(run, 2, "heun", 2)
+    recipes.log_likelihood(run, np.zeros((2, 2, 2, 1), "f4"), 2)
+    assert asked == [True, False]
+
+
+def closed_bound(chain, v):
+    """E[L] of a perfect model, two coordinates: each step's E‖ε - ε̂‖² is 2 ᾱ v₀ / (ᾱ v₀ + 1-ᾱ)."""
+    t = np.arange(1, chain.T + 1)
+    alpha_bar, var = chain.alpha_bar[t], elbo.model_var(chain, t, np.full(chain.T, v))
+    error = 2 * alpha_bar * VAR / (alpha_bar * VAR + 1 - alpha_bar)
+    constants = np.append(0.5 * np.log(2 * np.pi * var[0]), elbo.variance_cost(chain, t[1:], var[1:]))
+    a = chain.alpha_bar[-1]
+    prior = 0.5 * (a * (VAR + MU**2) + (1 - a) - 1 - math.log(1 - a))
+    return 2 * prior + elbo.eps_weight(chain, t, var) * error + 2 * constants, 2 * prior
+
+
+@pytest.mark.parametrize("v", [0.0, 1.0])
+def test_the_bound_of_a_perfect_model(v, knows_the_answer):
+    """The closed form, within 6 standard errors (a false alarm in 1e9), which is the entropy and what 40 steps cost."""
+    config, chain = config_of("ddpm", 40), schedule.linear(40)
+    x = (MU + math.sqrt(VAR) * np.random.default_rng(0).standard_normal((16_000, 2))).astype("f4")
+    found = recipes.bound(run_of(config), x, times=40, v=v)
+    costs, prior = closed_bound(chain, v)
+    wanted = costs.sum() - (chain.T - 1) * prior
+    error = found.total.std() / math.sqrt(len(x))
+    assert found.total.shape == (16_000,) and error < 0.03
+    assert abs(found.total.mean() - wanted) < 6 * error
+    entropy = math.log(2 * math.pi * math.e * VAR)
+    assert entropy < wanted < entropy + (0.5 if v else 5)  # a step of 40 is wider than beta tilde
+    assert abs(found.prior.mean() - prior) < 6 * found.prior.std() / math.sqrt(len(x)) + 1e-12
+    assert not np.isnan(found.by_t).any() and found.by_t[0] == found.error[0] == 0
+
+
+def test_an_estimate_of_the_bound_is_unbiased():
+    """Of a model that is wrong: four examples, each many times over, beside the whole sum over t, which is drawn too.
+
+    Six standard errors of the difference: a false alarm in 1e9.
+    """
+    config = config_of("ddpm", 8, "cosine")
+    run, chain = run_of(config), schedule.cosine(8)
+    four = np.array([[0.0, 0.0], [1.0, -1.0], [0.3, 0.9], [-2.0, 0.1]], "f4")
+    x = np.tile(four, (1000, 1))
+    found = recipes.bound(run, x, times=5).total.reshape(1000, 4)
+    guess = model.eps_fn(config, run.state.average)
+    reverse = elbo.reverse_fn(lambda x_t, t: (guess(x_t, t), 1.0), chain)
+    seen = list(elbo.terms(reverse, chain, x, range(8, 0, -1), np.random.default_rng(5), gaussian.log_density))
+    summed = (elbo.prior_kl(chain, x) + sum(nats for _, nats, _ in seen)).reshape(1000, 4)
+    error = np.sqrt((found.var(axis=0) + summed.var(axis=0)) / 1000)
+    assert (abs(found.mean(axis=0) - summed.mean(axis=0)) < 6 * error).all()
+    assert (error < 0.1 * summed.mean(axis=0)).all()  # and it says something
+
+
+@pytest.mark.parametrize("n", [1, 3, 40])
+def test_a_few_examples_are_asked_at_every_time(n, knows_the_answer):
+    found = recipes.bound(run_of(config_of("ddpm", 100)), np.zeros((n, 2), "f4"), times=2)
+    assert np.isfinite(found.by_t).all() and np.isfinite(found.total).all() and found.total.shape == (n,)
+
+
+def test_likelihoods_that_cannot_be_are_refused():
+    x = np.zeros((3, 2), "f4")
+    for kind in ("ncsn", "vp", "subvp", "ve"):
+        with pytest.raises(ValueError, match=f"the bound is of DDPM runs, this one is {kind}"):
+            recipes.bound(run_of(config_of(kind)), x)
+    for wrong in ({"times": 0}, {"v": 2.0}, {"v": math.nan}):
+        with pytest.raises(ValueError, match="v must be in"):
+            recipes.bound(run_of(config_of("ddpm")), x, **wrong)
+    with pytest.raises(ValueError, match="knows only one; train with more"):
+        recipes.log_likelihood(run_of(config_of("ddpm", 1, "cosine")), x)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        recipes.log_likelihood(run_of(config_of("ddpm")), x, steps=0)
