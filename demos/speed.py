@@ -8,7 +8,7 @@ rest, for PyTorch's threads go on spinning after they are done. Before anything 
     train-step : forward, loss, backward, Adam and moving average of a U-Net (28 x 28, widths 32/64/64)
     mlp-step   : the same of the network for points, batch 256
     sample     : 64 pictures, 50 DDIM steps
-    import     : `import tinydiff.recipes`, all but the plots, beside `import torch`
+    import     : `import tinydiff.use`, all that a run needs, beside `import torch`
     memory     : peak of a training run at batch 128, all processes together
     scaling    : the training step over batch, width and image size, as a picture
 """
@@ -314,7 +314,7 @@ def imports(batch=None, pairs=5):
     def fresh(line):
         return lambda: subprocess.run([sys.executable, "-c", line], check=True)
 
-    nothing, ours, theirs = (fresh(line) for line in ("pass", "import tinydiff.recipes", "import torch"))
+    nothing, ours, theirs = (fresh(line) for line in ("pass", "import tinydiff.use", "import torch"))
     seconds = alternate([nothing, ours, theirs], pairs, warm=1)
     yield row("import", None, seconds[:, 1:] - seconds[:, :1])
 

@@ -1,6 +1,7 @@
 """The command line: every command does what it says, and whatever is wrong is one line, with nothing spoilt."""
 import dataclasses
 import errno
+import functools
 import gzip
 import io
 import json
@@ -25,9 +26,9 @@ import safetensors.numpy
 from PIL import Image
 
 import tinydiff
-from tinydiff import checkpoint, data, evaluate, model, oracle, recipes, schedule, sde, workers
+from tinydiff import checkpoint, data, evaluate, model, oracle, recipes, runs, schedule, sde, use, workers
 from tinydiff.__main__ import main
-from tinydiff.tensor import tree
+from tinydiff.tensor import device, tree
 
 T = 24
 POINTS = ["train", "moons", "--steps", 6, "--batch", 16, "--T", T, "--schedule", "cosine"]
@@ -122,8 +123,146 @@ def kinds(kept):
     for name, recipe, changes in made:
         config, _ = recipes.configure(recipe, steps=2, batch=4, **changes)
         (kept / name).mkdir()
-        recipes.save(kept / name, config, recipes.start(config))
+        runs.save(kept / name, config, runs.start(config))
     return kept
+
+
+@pytest.fixture
+def labelled(kept, here):
+    """Runs that know labels, of digits and of points, as they are before their first step but for their last layer."""
+    for name, recipe, folder in (("digits", "mnist-class", kept / "idx"), ("points", "gaussians-class", None)):
+        config, _ = recipes.configure(recipe, folder, steps=2, batch=4, T=6)
+        state = runs.start(config)
+        params = tree.map(lambda p: p + 0.1 * np.cos(np.arange(p.size, dtype="f4")).reshape(p.shape), state.params)
+        (here / f"labelled-{name}").mkdir()
+        runs.save(here / f"labelled-{name}", config, dataclasses.replace(state, params=params, average=params))
+    return here
+
+
+def png(path, pixels):
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+# Labels
+
+
+@pytest.mark.parametrize("name", ["digits", "points"])
+def test_a_label_and_its_weight_matter(labelled, name):
+    run = f"labelled-{name}"
+    ways = [[], ["--label", 1], ["--label", 2], ["--label", 1, "--guidance", 2], ["--label", 1, "--sampler", "heun"]]
+    drawn = []
+    for i, way in enumerate(ways):
+        assert tinydiff_("sample", run, "--n", 3, "--steps", 4, *way, "--out", f"{i}.npz") == 0
+        with np.load(f"{i}.npz") as arrays:
+            drawn.append(arrays["x"])
+            assert arrays["label"].tolist() == ([0, 1, 2] if not way else [way[1]] * 3)
+    assert len({x.tobytes() for x in drawn}) == len(ways)
+    assert np.allclose(drawn[0][1], drawn[1][1], atol=1e-5)  # the same noise, the same label
+    assert tinydiff_("sample", run, "--label", 0, "--n", 2, "--steps", 2, "--out", "a.png") == 0
+
+
+def test_labels_are_learned_and_hidden_now_and_then(kept):
+    """One in ten: of 4000 draws, 400 ± 19 are hidden; six standard deviations are missed once in 5e8."""
+    config, x = recipes.configure("mnist-class", kept / "idx", steps=2, batch=4000)
+    batch = model.batches(config, x, device.device("cpu"), recipes.load_labels(config))(0)
+    hidden = batch["label"] == 10
+    assert abs(hidden.sum() - 400) < 6 * 19 and (batch["label"][~hidden] < 4).all()
+    bright = batch["x0"][..., 0].mean(1).argmax(1) // 2
+    assert (bright == batch["label"])[~hidden].all()
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (["sample", "labelled-digits", "--label", 10], "label must be in 0..9, got 10"),
+        (["sample", "labelled-digits", "--label", -1], "label must be in 0..9, got -1"),
+        (["sample", "points", "--label", 1], "knows no labels"),
+        (["sample", "points", "--guidance", 1], "this run knows none"),
+        (["train", "images", "--data", "labelled-digits"], "no images"),
+    ],
+)
+def test_a_label_that_means_nothing_is_one_line(labelled, points, refused, options, says):
+    refused(*options, says=says)
+
+
+def test_the_judge_is_told_what_was_asked_for(labelled, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "train_judge", functools.partial(evaluate.train_judge, steps=2))
+    assert tinydiff_("evaluate", "labelled-digits", "--n", 8, "--steps", 2) == 0
+    assert re.search(r"the judge sees in [\d.]+% of samples the label asked for", capsys.readouterr().out)
+
+
+# Editing
+
+
+@pytest.fixture
+def painted(images):
+    """The run of digits, and beside it two pictures of its size and a mask whose left half is white."""
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.png"):
+        png(name, rng.integers(0, 256, (8, 8)).astype(np.uint8))
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:, :4] = 255
+    png("mask.png", mask)
+    return images
+
+
+EDITS = {
+    "inpaint": ["--inpaint", "mask.png", "--image", "a.png"],
+    "sdedit": ["--sdedit", 0.6, "--image", "a.png"],
+    "ilvr": ["--ilvr", 4, "--image", "a.png"],
+    "between": ["--between", "--image", "a.png", "b.png"],
+    "blend": ["--blend", 0.6, "--image", "a.png", "b.png"],
+}
+
+
+@pytest.mark.parametrize("how", EDITS)
+def test_each_edit_draws(painted, how):
+    assert tinydiff_("edit", painted, *EDITS[how], "--n", 3, "--out", "e.npz") == 0
+    assert tinydiff_("edit", painted, *EDITS[how], "--n", 3, "--out", "e.png") == 0
+    with np.load("e.npz") as arrays:
+        x = arrays["x"]
+    assert x.shape == (3, 8, 8, 1) and x.dtype == np.float32 and np.isfinite(x).all()
+    given = data.picture("a.png", (8, 8, 1))
+    if how == "inpaint":
+        assert np.array_equal(x[:, :, 4:], np.broadcast_to(given[:, 4:], (3, 8, 4, 1)))
+        assert len({sample[:, :4].tobytes() for sample in x}) == 3
+    if how == "ilvr":
+        blocks = x.reshape(3, 2, 4, 2, 4).mean((2, 4))
+        assert np.allclose(blocks, given.reshape(2, 4, 2, 4).mean((1, 3)), atol=1e-5)
+    given_and_drawn = 3 + (2 if how in ("between", "blend") else 1)
+    assert Image.open("e.png").size[0] == given_and_drawn * 18 - 2
+
+
+def test_an_edit_of_no_strength_changes_nothing(painted):
+    assert tinydiff_("edit", painted, "--sdedit", 0, "--image", "a.png", "--n", 2, "--out", "e.npz") == 0
+    with np.load("e.npz") as arrays:
+        assert np.array_equal(arrays["x"], np.stack([data.picture("a.png", (8, 8, 1))] * 2))
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (["--sdedit", 1.5, "--image", "a.png"], "strength must be in [0, 1], got 1.5"),
+        (["--sdedit", 0.5, "--image", "a.png", "b.png"], "sdedit takes 1 picture, got 2"),
+        (["--between", "--image", "a.png"], "between takes 2 pictures, got 1"),
+        (["--ilvr", 3, "--image", "a.png"], "factor must divide"),
+        (["--inpaint", "small.png", "--image", "a.png"], "small.png: got 4x4 of 1 channels, wanted 8x8 of 1"),
+        (["--inpaint", "nowhere.png", "--image", "a.png"], "no file nowhere.png"),
+        (["--sdedit", 0.5, "--image", "text.png"], "not a readable image"),
+        (["--sdedit", 0.5, "--image", "a.png", "--out", "e.gif"], "must end in .png or .npz"),
+    ],
+)
+def test_a_bad_edit_is_one_line(painted, refused, options, says):
+    png("small.png", np.zeros((4, 4), np.uint8))
+    Path("text.png").write_text("no picture")
+    refused("edit", painted, *options, says=says)
+
+
+def test_points_and_other_processes_are_not_edited(painted, points, kinds, refused):
+    png("a.png", np.zeros((8, 8), np.uint8))
+    refused("edit", points, *EDITS["sdedit"], says="runs of pictures")
+    refused("edit", kinds / "ncsn-digits", *EDITS["sdedit"], says="editing is for DDPM runs")
 
 
 # Training
@@ -135,7 +274,7 @@ def test_a_run_of_points_is_a_folder(kept):
     assert {path.name for path in folder.iterdir()} == names
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
-    run = recipes.load(folder)
+    run = runs.load(folder)
     assert (run.config.schedule, run.config.T, run.config.settings["batch"], run.state.step) == ("cosine", T, 16, 6)
     assert run.config.settings["minutes"] is None  # --steps alone is the end
 
@@ -143,7 +282,7 @@ def test_a_run_of_points_is_a_folder(kept):
 def test_a_run_of_digits_draws_samples_on_its_way(kept):
     drawn = sorted(path.name for path in (kept / "digits" / "samples").iterdir())
     assert drawn == ["step_000001.png", "step_000002.png", "step_000003.png"]
-    assert recipes.load(kept / "digits").config.shape == (8, 8, 1)
+    assert runs.load(kept / "digits").config.shape == (8, 8, 1)
 
 
 def test_what_it_says_while_it_trains(here, capsys):
@@ -171,7 +310,7 @@ def test_own_images(here):
     np.save("mine.npy", np.random.default_rng(0).integers(0, 255, (6, 4, 4, 3), np.uint8))
     arguments = ["images" if argument == "mnist" else argument for argument in DIGITS]
     assert tinydiff_(*arguments, "--data", "mine.npy", "--out", "r") == 0
-    config = recipes.load("r").config
+    config = runs.load("r").config
     assert config.shape == (4, 4, 3) and config.data["folder"] == str(here / "mine.npy")
     assert tinydiff_("sample", "r", "--n", 2, "--out", "x.png") == 0
 
@@ -353,7 +492,7 @@ def test_a_full_disk_under_the_record_ends_a_run_with_one_line(points, refused, 
     def to_full(path, mode="r"):
         return open("/dev/full" if Path(path).name == "metrics.jsonl" else path, mode)
 
-    monkeypatch.setattr(recipes, "open", to_full, raising=False)
+    monkeypatch.setattr(runs, "open", to_full, raising=False)
     refused(*POINTS, "--out", "other", says=FULL, status=1)
     refused("train", "--resume", "--out", half_done(points), says=FULL, status=1)
 
@@ -367,9 +506,9 @@ def test_a_full_disk_leaves_a_run_that_is_resumed_as_it_was(points, refused, no_
 
 def half_done(run):
     """The run as it was after three of its six steps."""
-    loaded = recipes.load(run)
+    loaded = runs.load(run)
     moments = {**loaded.state.moments, "step": 3}
-    recipes.save(run, loaded.config, dataclasses.replace(loaded.state, moments=moments))
+    runs.save(run, loaded.config, dataclasses.replace(loaded.state, moments=moments))
     lines = (run / "metrics.jsonl").read_text().splitlines(True)
     (run / "metrics.jsonl").write_text("".join(lines[:3]))
     return run
@@ -415,9 +554,9 @@ def test_a_run_is_resumed_on_its_own_data(images, refused, change):
 
 def test_a_run_whose_data_have_changed_shape_is_refused(here, kept, images, refused):
     idx_folder = digits(here / "idx")
-    run = recipes.load(images)
+    run = runs.load(images)
     place = {**run.config.data, "folder": str(idx_folder)}
-    recipes.save(images, dataclasses.replace(run.config, data=place), run.state)
+    runs.save(images, dataclasses.replace(run.config, data=place), run.state)
     digits(idx_folder, side=10)
     refused("train", "--resume", "--out", images, says="its data are now (10, 10, 1)", status=2)
 
@@ -572,18 +711,18 @@ def test_every_option_of_a_sampler_matters(points):
 
 def test_samples_do_not_depend_on_how_many_are_asked_for(kept):
     """Chunks have noise of their own: the first chunk is the same whether or not others follow."""
-    run = recipes.load(kept / "points")
-    few, more = (recipes.draw(run, n, "ddpm", steps=4, chunk=4) for n in (4, 11))
+    run = runs.load(kept / "points")
+    few, more = (use.draw(run, n, "ddpm", steps=4, chunk=4) for n in (4, 11))
     assert np.array_equal(more[:4], few) and more.shape == (11, 2)
     assert len(np.unique(more[:, 0])) == 11
-    assert np.array_equal(recipes.draw(run, 11, "ddpm", steps=4, chunk=4, n_workers=2), more)
+    assert np.array_equal(use.draw(run, 11, "ddpm", steps=4, chunk=4, n_workers=2), more)
 
 
 def test_a_film_is_every_step_from_noise_to_sample(kept):
-    run = recipes.load(kept / "points")
-    film = recipes.draw(run, 5, steps=3, chunk=2, frames=4)
+    run = runs.load(kept / "points")
+    film = use.draw(run, 5, steps=3, chunk=2, frames=4)
     assert [frame.shape for frame in film] == [(5, 2)] * 4
-    assert np.array_equal(film[-1], recipes.draw(run, 5, steps=3, chunk=2))
+    assert np.array_equal(film[-1], use.draw(run, 5, steps=3, chunk=2))
 
 
 @pytest.mark.parametrize(
@@ -666,12 +805,12 @@ def asked_of(run, n):
 
 @pytest.mark.parametrize("name", ["points", "digits", "one", "two"])
 def test_elbo_is_a_table_and_a_picture(kinds, name, capsys):
-    run = recipes.load(kinds / name)
+    run = runs.load(kinds / name)
     assert tinydiff_("elbo", kinds / name, "--n", 6, "--times", 2, "--out", "e.png") == 0
     out, err = capsys.readouterr()
     with Image.open("e.png") as picture:
         assert picture.format == "PNG"
-    found = recipes.bound(run, asked_of(run, 6), 2)
+    found = use.bound(run, asked_of(run, 6), 2)
     assert number(r"the bound: ([-\d.]+) ±", out) == pytest.approx(found.total.mean(), abs=1e-3)
     per_dim = math.prod(run.config.shape) * math.log(2)
     assert number(r"nats, ([-\d.]+) ±", out) == pytest.approx(found.total.mean() / per_dim, abs=1e-4)
@@ -690,17 +829,17 @@ def test_elbo_writes_into_the_run(points, capsys):
 
 @pytest.mark.parametrize("name", ["points", "digits", "ncsn", "vp", "subvp", "ve", "two", "ncsn-digits"])
 def test_likelihood(kinds, name, capsys):
-    """What is printed is the mean of recipes.log_likelihood, of the examples with their noise; and the KL is of it."""
-    run = recipes.load(kinds / name)
+    """What is printed is the mean of use.log_likelihood, of the examples with their noise; and the KL is of it."""
+    run = runs.load(kinds / name)
     seen = []
 
     def spy(run, x, *options):
         seen.append((x, spied(run, x, *options)))
         return seen[-1][1]
 
-    spied = recipes.log_likelihood
+    spied = use.log_likelihood
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "log_likelihood", spy)
+        patch.setattr(use, "log_likelihood", spy)
         assert tinydiff_("likelihood", kinds / name, "--n", 5, "--steps", 2) == 0
     out, err = capsys.readouterr()
     [(x, log_p)] = seen
@@ -843,7 +982,7 @@ def test_info(images, points, capsys):
     out = capsys.readouterr().out
     assert "trained on moons: examples of shape (2,)" in out and f"cosine schedule, T = {T}" in out
     assert "for        6 steps" in out
-    run = recipes.load(points)
+    run = runs.load(points)
     total = tree.count(run.state.params)
     blocks = [int(n.replace(",", "")) for n in re.findall(r"^  \w+ +([\d,]+)$", out, re.M)]
     assert f"parameters {total:,}\n" in out and sum(blocks) == total and len(blocks) == len(run.state.params)
@@ -912,8 +1051,9 @@ OPTIONS = {
     "--workers --seed --device",
     "elbo": "--times --v --out --n --data --split --workers --seed --device",
     "likelihood": "--steps --n --data --split --workers --seed --device",
-    "sample": "--sampler --steps --eta --v --n --out --workers --seed --device",
-    "evaluate": "--n --sampler --steps --recipe --data --split --workers --seed --device",
+    "sample": "--sampler --steps --eta --v --label --guidance --n --out --workers --seed --device",
+    "edit": "--image --inpaint --sdedit --ilvr --between --blend --steps --n --out --seed --device",
+    "evaluate": "--n --sampler --steps --guidance --recipe --data --split --workers --seed --device",
     "schedule": "--T --beta-1 --beta-T --out",
     "check": "--schedule --T --seed",
     "info": "",
@@ -937,7 +1077,7 @@ def test_help_names_every_command_and_train_every_recipe(capsys):
     assert all(re.search(rf"^ +{command}( |$)", out, re.M) for command in OPTIONS)
     with pytest.raises(SystemExit):
         main(["train", "--help"])
-    words = capsys.readouterr().out
+    words = re.sub(r"-\s+", "-", capsys.readouterr().out)  # argparse breaks lines at hyphens
     assert all(recipe in words for recipe in recipes.RECIPES)
 
 
@@ -1001,7 +1141,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(here, kept, numb
         out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number and err == ""
     last = out.splitlines()[-1]
-    step = recipes.load("a run").state.step
+    step = runs.load("a run").state.step
     assert last.startswith(f"stopped after step {step:,}; saved. Continue with: tinydiff train --resume --out ")
     assert shlex.split(last.split("with: ")[1]) == ["tinydiff", "train", "--resume", "--out", "a run"]
     assert len(Path("a run/metrics.jsonl").read_text().splitlines()) == step >= 1
@@ -1076,7 +1216,7 @@ def test_what_it_says_when_stopped_is_how_to_go_on(here, points, capsys, interru
     interrupt_at(None)
     assert tinydiff_(*shlex.split(said.split("with: ")[1])[1:]) == 0
     assert "resumed after step 2" in capsys.readouterr().out
-    flat = [tree.flatten(dict(vars(recipes.load(run).state), seconds=0)) for run in ("stopped", points)]
+    flat = [tree.flatten(dict(vars(runs.load(run).state), seconds=0)) for run in ("stopped", points)]
     assert all(np.array_equal(flat[0][name], flat[1][name]) for name in flat[0])
 
 
@@ -1084,19 +1224,19 @@ def test_a_second_ctrl_c_stops_at_once(here, points, refused, capsys, interrupt_
     half_done(points)
     interrupt_at(5, times=2)
     refused("train", "--resume", "--out", points, says="interrupted", status=130)
-    assert recipes.load(points).state.step == 3
+    assert runs.load(points).state.step == 3
 
 
 def test_a_terminated_run_has_its_own_status(here, interrupt_at):
     interrupt_at(3, number=signal.SIGTERM)
     assert tinydiff_(*POINTS, "--out", "r") == 143
-    assert recipes.load("r").state.step == 3
+    assert runs.load("r").state.step == 3
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_worker_that_is_killed_ends_the_run_with_one_line(images, refused, monkeypatch):
-    half = recipes.load(images)
-    recipes.save(images, half.config, recipes.start(half.config))
+    half = runs.load(images)
+    runs.save(images, half.config, runs.start(half.config))
     (images / "metrics.jsonl").write_text("")
     started = []
 
@@ -1108,21 +1248,21 @@ def test_a_worker_that_is_killed_ends_the_run_with_one_line(images, refused, mon
 
     monkeypatch.setattr(workers, "Workers", Doomed)
     refused("train", "--resume", "--workers", 2, "--out", images, says="a worker process died", status=1)
-    assert recipes.load(images).state.step == 0
+    assert runs.load(images).state.step == 0
     with pytest.raises(ProcessLookupError):
         os.kill(started[0], 0)
 
 
 KILLED = """
 import os, signal, sys
-from tinydiff import recipes
+from tinydiff import recipes, runs
 replace, saves = os.replace, []
 def killed(a, b):
     saves.append(b) if str(b).endswith("checkpoint.safetensors") else None
     os.kill(os.getpid(), signal.SIGKILL) if len(saves) == 4 else replace(a, b)
 os.replace = killed
 config, x = recipes.configure("moons", steps=6, batch=16, T=24, schedule="cosine")
-recipes.train_run("r", config, x, every=0.0)
+runs.train_run("r", config, x, every=0.0)
 """
 
 
@@ -1131,9 +1271,9 @@ def test_killed_while_it_saves_a_run_goes_on_from_the_last_checkpoint(here, poin
     done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     stale = [path for path in Path("r").iterdir() if path.name.startswith(".tinydiff-")]
-    assert len(stale) == 1 and recipes.load("r").state.step == 3
+    assert len(stale) == 1 and runs.load("r").state.step == 3
     assert tinydiff_("train", "--resume", "--out", "r") == 0
     assert not stale[0].exists()
-    flat = [tree.flatten(dict(vars(recipes.load(run).state), seconds=0)) for run in ("r", points)]
+    flat = [tree.flatten(dict(vars(runs.load(run).state), seconds=0)) for run in ("r", points)]
     assert all(np.array_equal(flat[0][name], flat[1][name]) for name in flat[0])
     assert len(Path("r/metrics.jsonl").read_text().splitlines()) == 6

@@ -10,7 +10,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tinydiff import elbo, gaussian, model, recipes, schedule, sde, train
+from tinydiff import elbo, gaussian, model, runs, schedule, sde, train, use
 from tinydiff.forward import coef
 
 MU, VAR = 0.3, 0.25
@@ -39,7 +39,7 @@ def config_of(kind, T=200, name="linear", shape=(2,), process=None):
 
 
 def run_of(config):
-    return recipes.Run(None, config, recipes.start(config))
+    return runs.Run(None, config, runs.start(config))
 
 
 def exact(config):
@@ -146,11 +146,11 @@ def test_one_and_two_steps_of_noise_can_be_sampled_by_any_method(T, method):
 def test_a_ladder_of_one_rung_can_be_sampled_by_any_method(method):
     one = {"kind": "ncsn", "sigma_max": 3.0, "sigma_min": 3.0, "levels": 1}
     run = run_of(config_of("ncsn", process=one))
-    x = recipes.draw(run, 6, method)
+    x = use.draw(run, 6, method)
     assert x.shape == (6, 2) and np.isfinite(x).all()
     if method != "langevin":
         with pytest.raises(ValueError, match="knows only one: steps must be 1, got 2"):
-            recipes.draw(run, 6, method, steps=2)
+            use.draw(run, 6, method, steps=2)
 
 
 @pytest.mark.parametrize("kind, method", [(k, m) for k in PROCESSES for m in ONLY_OF if ONLY_OF[m] != k])
@@ -176,7 +176,7 @@ def test_memory_does_not_grow_with_the_number_of_steps(knows_the_answer):
         for steps in (4, 40):
             tracemalloc.start()
             try:
-                recipes.draw(run_of(config_of(kind)), 10_000, method, steps, chunk=10_000)
+                use.draw(run_of(config_of(kind)), 10_000, method, steps, chunk=10_000)
                 peaks.append(tracemalloc.get_traced_memory()[1])
             finally:
                 tracemalloc.stop()
@@ -239,7 +239,7 @@ def test_the_flows_likelihood_of_a_perfect_model(kind, knows_the_answer):
     path, low = model.process(config)
     sigma_min, sigma_max = float(sde.ratio(path, low)), min(80.0, float(sde.ratio(path, path.end)))
     x = (MU + math.sqrt(VAR + sigma_min**2) * np.random.default_rng(0).standard_normal((1000, 2))).astype("f4")
-    got = recipes.log_likelihood(run_of(config), x, steps=80)
+    got = use.log_likelihood(run_of(config), x, steps=80)
     assert got.shape == (1000,) and got.dtype == np.float64
     ratio = (VAR + sigma_max**2) / (VAR + sigma_min**2)
     end = MU + (x.astype("f8") - MU) * math.sqrt(ratio)
@@ -255,7 +255,7 @@ def test_hutchinsons_estimate_is_the_divergence_of_a_linear_field(knows_the_answ
     """ε̂ is affine in x by a multiple of the identity: any signs give its trace, and pictures are like points."""
     config = config_of("vp", shape=(4, 4, 1))
     x = np.random.default_rng(1).normal(MU, 0.5, (5, 4, 4, 1)).astype("f4")
-    by_signs = recipes.log_likelihood(run_of(config), x, steps=40, chunk=2)
+    by_signs = use.log_likelihood(run_of(config), x, steps=40, chunk=2)
     *_, (_, exactly) = model.log_likelihood(config, None, x.astype("f8"), 40)
     assert by_signs.shape == (5,) and abs(by_signs - exactly).max() < 2e-3  # of about 10, and single precision
 
@@ -265,8 +265,8 @@ def test_samples_of_pictures_are_clipped_and_their_likelihood_is_of_what_is_not(
     asked = []
     monkeypatch.setattr(model, "eps_fn", lambda config, params, clip=True: asked.append(clip) or exact(config))
     run = run_of(config_of("ddpm", 10, "cosine", (2, 2, 1)))
-    recipes.draw(run, 2, "heun", 2)
-    recipes.log_likelihood(run, np.zeros((2, 2, 2, 1), "f4"), 2)
+    use.draw(run, 2, "heun", 2)
+    use.log_likelihood(run, np.zeros((2, 2, 2, 1), "f4"), 2)
     assert asked == [True, False]
 
 
@@ -286,7 +286,7 @@ def test_the_bound_of_a_perfect_model(v, knows_the_answer):
     """The closed form, within 6 standard errors (a false alarm in 1e9), which is the entropy and what 40 steps cost."""
     config, chain = config_of("ddpm", 40), schedule.linear(40)
     x = (MU + math.sqrt(VAR) * np.random.default_rng(0).standard_normal((16_000, 2))).astype("f4")
-    found = recipes.bound(run_of(config), x, times=40, v=v)
+    found = use.bound(run_of(config), x, times=40, v=v)
     costs, prior = closed_bound(chain, v)
     wanted = costs.sum() - (chain.T - 1) * prior
     error = found.total.std() / math.sqrt(len(x))
@@ -307,7 +307,7 @@ def test_an_estimate_of_the_bound_is_unbiased():
     run, chain = run_of(config), schedule.cosine(8)
     four = np.array([[0.0, 0.0], [1.0, -1.0], [0.3, 0.9], [-2.0, 0.1]], "f4")
     x = np.tile(four, (1000, 1))
-    found = recipes.bound(run, x, times=5).total.reshape(1000, 4)
+    found = use.bound(run, x, times=5).total.reshape(1000, 4)
     guess = model.eps_fn(config, run.state.average)
     reverse = elbo.reverse_fn(lambda x_t, t: (guess(x_t, t), 1.0), chain)
     seen = list(elbo.terms(reverse, chain, x, range(8, 0, -1), np.random.default_rng(5), gaussian.log_density))
@@ -319,7 +319,7 @@ def test_an_estimate_of_the_bound_is_unbiased():
 
 @pytest.mark.parametrize("n", [1, 3, 40])
 def test_a_few_examples_are_asked_at_every_time(n, knows_the_answer):
-    found = recipes.bound(run_of(config_of("ddpm", 100)), np.zeros((n, 2), "f4"), times=2)
+    found = use.bound(run_of(config_of("ddpm", 100)), np.zeros((n, 2), "f4"), times=2)
     assert np.isfinite(found.by_t).all() and np.isfinite(found.total).all() and found.total.shape == (n,)
 
 
@@ -327,11 +327,11 @@ def test_likelihoods_that_cannot_be_are_refused():
     x = np.zeros((3, 2), "f4")
     for kind in ("ncsn", "vp", "subvp", "ve"):
         with pytest.raises(ValueError, match=f"the bound is of DDPM runs, this one is {kind}"):
-            recipes.bound(run_of(config_of(kind)), x)
+            use.bound(run_of(config_of(kind)), x)
     for wrong in ({"times": 0}, {"v": 2.0}, {"v": math.nan}):
         with pytest.raises(ValueError, match="v must be in"):
-            recipes.bound(run_of(config_of("ddpm")), x, **wrong)
+            use.bound(run_of(config_of("ddpm")), x, **wrong)
     with pytest.raises(ValueError, match="knows only one; train with more"):
-        recipes.log_likelihood(run_of(config_of("ddpm", 1, "cosine")), x)
+        use.log_likelihood(run_of(config_of("ddpm", 1, "cosine")), x)
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        recipes.log_likelihood(run_of(config_of("ddpm")), x, steps=0)
+        use.log_likelihood(run_of(config_of("ddpm")), x, steps=0)

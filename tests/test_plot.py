@@ -402,7 +402,7 @@ def test_densities_refuses(tmp_path):
 
 T_AXIS = np.arange(1.0, 6.0)
 EVERY = {
-    "bound": lambda path, bad=1: plot.bound(T_AXIS, T_AXIS, path, "bits", (np.arange(6.0) * bad, np.arange(6.0))),
+    "bound": lambda path, bad=1: plot.bound(T_AXIS, T_AXIS, path, "bits", (np.arange(1.0, 7.0) * bad, np.arange(6.0))),
     "image_grid": lambda path, bad=1: plot.image_grid(IMAGES * bad, path),
     "scatter": lambda path, bad=1: plot.scatter(POINTS, path, data=POINTS * bad),
     "panels": lambda path, bad=1: plot.panels([POINTS, IMAGES * bad], ["a", "b"], path),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tqdm
 
-from tinydiff import elbo, loss, model, recipes, schedule, sde, train
+from tinydiff import elbo, loss, model, recipes, runs, schedule, sde, train, use
 from tinydiff.tensor import tree
 from tinydiff.tensor.device import Device, device
 
@@ -56,9 +56,9 @@ def grey(config, n=20):
 
 def any_run(config):
     """A run that was not trained, but whose weights are all alive: they do not start at 0, as the last layer does."""
-    rng, state = np.random.default_rng(1), recipes.start(config)
+    rng, state = np.random.default_rng(1), runs.start(config)
     alive = tree.map(lambda leaf: leaf + np.float32(0.05) * rng.standard_normal(leaf.shape, "f4"), state.params)
-    return recipes.Run(None, config, dataclasses.replace(state, params=alive, average=alive))
+    return runs.Run(None, config, dataclasses.replace(state, params=alive, average=alive))
 
 
 @pytest.mark.parametrize("target", ["eps", "v"])
@@ -74,18 +74,18 @@ def test_a_run_of_every_kind_on_every_backend(backend, any_config, tmp_path):
 def train_and_sample(backend, config, tmp_path, methods, with_pictures):
     """After three steps the weights are NumPy's to 1e-4, and float32; the double refuses what CuPy would refuse."""
     device, x = Device(backend.name, backend.xp), grey(config)
-    wanted, _ = recipes.train_run(tmp_path / "host", config, x)
-    state, _ = recipes.train_run(tmp_path / "there", config, x, device=device)
+    wanted, _ = runs.train_run(tmp_path / "host", config, x)
+    state, _ = runs.train_run(tmp_path / "there", config, x, device=device)
     for leaf, host in zip(tree.leaves(state.params), tree.leaves(wanted.params), strict=True):
         assert leaf.dtype == np.float32 and np.allclose(leaf, host, rtol=1e-3, atol=1e-4)
-    run = recipes.load(tmp_path / "there")
+    run = runs.load(tmp_path / "there")
     for method in methods:
-        samples = recipes.draw(run, 5, method, 3, eta=0.5, device=device)
+        samples = use.draw(run, 5, method, 3, eta=0.5, device=device)
         assert samples.shape == (5, *config.shape) and samples.dtype == np.float32 and np.isfinite(samples).all()
     if with_pictures:
-        recipes.pictures(tmp_path / "there", run, x, device=device)
+        use.pictures(tmp_path / "there", run, x, device=device)
     earlier = dataclasses.replace(run.state, moments={**run.state.moments, "step": 1})
-    again, _ = recipes.train_run(tmp_path / "there", config, x, earlier, device)
+    again, _ = runs.train_run(tmp_path / "there", config, x, earlier, device)
     assert again.step == 3
 
 
@@ -103,12 +103,12 @@ def test_every_sampler_of_every_run(backend, any_config):
     run = any_run(config)
     for method in methods_of(config):
         few = {"method": method, "steps": 2, "chunk": 2, "device": device}
-        x = recipes.draw(run, 3, **few)
+        x = use.draw(run, 3, **few)
         assert x.shape == (3, *config.shape) and x.dtype == np.float32 and np.isfinite(x).all(), method
         assert len(np.unique(x.reshape(3, -1), axis=0)) == 3
-        assert recipes.draw(run, 3, seed=1, **few).tobytes() != x.tobytes()
+        assert use.draw(run, 3, seed=1, **few).tobytes() != x.tobytes()
         length = 3 * 2 + 1 if method == "langevin" else 2
-        film = recipes.draw(run, 3, frames=60, **few)  # the same seed again
+        film = use.draw(run, 3, frames=60, **few)  # the same seed again
         assert len(film) == length + 1 and film[-1].tobytes() == x.tobytes(), method
         assert all(frame.shape == x.shape and frame.dtype == np.float32 for frame in film)
 
@@ -117,9 +117,9 @@ def test_every_sampler_of_every_run(backend, any_config):
 def test_a_film_is_as_long_as_asked_for_and_ends_in_the_sample(frames):
     for kind, method in (("eps", "ddim"), ("vp", "pc"), ("ncsn", "langevin")):
         run = any_run(config_of(POINTS, kind))
-        film = recipes.draw(run, 3, method, 9, frames=frames)
+        film = use.draw(run, 3, method, 9, frames=frames)
         assert len(film) == min(frames, 3 * 9 + 2 if kind == "ncsn" else 10)
-        assert np.array_equal(film[-1], recipes.draw(run, 3, method, 9))
+        assert np.array_equal(film[-1], use.draw(run, 3, method, 9))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -130,11 +130,11 @@ def test_work_that_is_spread_is_the_same_work(kind):
         x = grey(run.config, 5)
         method = methods_of(run.config)[-1]
         jobs = [
-            lambda n: recipes.draw(run, 5, method, 3, chunk=2, n_workers=n),  # noqa: B023
-            lambda n: recipes.log_likelihood(run, x, 2, chunk=2, n_workers=n),  # noqa: B023
+            lambda n: use.draw(run, 5, method, 3, chunk=2, n_workers=n),  # noqa: B023
+            lambda n: use.log_likelihood(run, x, 2, chunk=2, n_workers=n),  # noqa: B023
         ]
         if kind == "eps":
-            jobs.append(lambda n: recipes.bound(run, x, 2, chunk=2, n_workers=n).total)  # noqa: B023
+            jobs.append(lambda n: use.bound(run, x, 2, chunk=2, n_workers=n).total)  # noqa: B023
         for job in jobs:
             assert job(2).tobytes() == job(1).tobytes()
 
@@ -143,17 +143,17 @@ def test_work_that_is_spread_is_the_same_work(kind):
 def test_a_resumed_run_is_the_same_run_bit_for_bit(tmp_path, network, kind):
     config = config_of(network, kind, steps=6)
     x = grey(config)
-    straight, _ = recipes.train_run(tmp_path / "straight", config, x)
+    straight, _ = runs.train_run(tmp_path / "straight", config, x)
     settings = train.Settings(**config.settings)
-    states = train.train(model.step_fn(config), model.batches(config, x, CPU), recipes.start(config), settings)
+    states = train.train(model.step_fn(config), model.batches(config, x, CPU), runs.start(config), settings)
     for state, report in states:
         if report.step == 2:
             (tmp_path / "parts").mkdir()
-            recipes.save(tmp_path / "parts", config, state)
+            runs.save(tmp_path / "parts", config, state)
             break
-    loaded = recipes.load(tmp_path / "parts")
+    loaded = runs.load(tmp_path / "parts")
     assert loaded.config == config and loaded.state.step == 2
-    resumed, _ = recipes.train_run(tmp_path / "parts", loaded.config, x, loaded.state)
+    resumed, _ = runs.train_run(tmp_path / "parts", loaded.config, x, loaded.state)
     parts = [(s.params, s.average, s.moments["m"], s.moments["v"]) for s in (straight, resumed)]
     flat = [tree.flatten(part) for part in parts]
     assert resumed.step == 6 and all(flat[0][name].tobytes() == flat[1][name].tobytes() for name in flat[0])
@@ -162,11 +162,11 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(tmp_path, network, kind):
 def test_likelihoods_on_every_backend(backend, any_config):
     """ln p needs no noise, or the host's, so it is NumPy's; the bound has the device's, and is what its parts are."""
     device, run, x = Device(backend.name, backend.xp), any_run(any_config), grey(any_config, 5)
-    log_p = recipes.log_likelihood(run, x, 3, device=device)
+    log_p = use.log_likelihood(run, x, 3, device=device)
     assert log_p.shape == (5,) and log_p.dtype == np.float64 and np.isfinite(log_p).all()
-    np.testing.assert_allclose(log_p, recipes.log_likelihood(run, x, 3), rtol=1e-3)
+    np.testing.assert_allclose(log_p, use.log_likelihood(run, x, 3), rtol=1e-3)
     if any_config.kind == "ddpm":
-        found = recipes.bound(run, x, 2, device=device)
+        found = use.bound(run, x, 2, device=device)
         assert found.total.shape == found.prior.shape == (5,) and found.by_t.shape == found.error.shape == (11,)
         assert all(np.isfinite(part).all() for part in (found.total, found.by_t, found.error))
         np.testing.assert_allclose(found.prior, elbo.prior_kl(schedule.cosine(10), x), rtol=1e-12)
@@ -190,13 +190,13 @@ def test_a_bar_on_every_long_loop(monkeypatch):
     run = any_run(config_of(POINTS, "eps"))
     x = grey(run.config, 5)
     for n in (1, 2):
-        recipes.draw(run, 5, "heun", 4, chunk=2, n_workers=n)
-        recipes.log_likelihood(run, x, 6, chunk=2, n_workers=n)
-        recipes.bound(run, x, 2, chunk=2, n_workers=n)
+        use.draw(run, 5, "heun", 4, chunk=2, n_workers=n)
+        use.log_likelihood(run, x, 6, chunk=2, n_workers=n)
+        use.bound(run, x, 2, chunk=2, n_workers=n)
         wanted = [("sampling", 12, 12), ("along the flow", 18, 18), ("which times matter", 60, 60), ("the bound", 6, 6)]
         assert shown == wanted
         shown.clear()
-    recipes.log_likelihood(any_run(config_of(POINTS, "vp")), x, 7)
+    use.log_likelihood(any_run(config_of(POINTS, "vp")), x, 7)
     assert shown == [("along the flow", 7, 7)]
 
 

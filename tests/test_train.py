@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from tinydiff import model, optim, recipes, train
+from tinydiff import model, optim, recipes, runs, train
 from tinydiff.tensor import tree
 from tinydiff.tensor.device import device
 
@@ -45,7 +45,7 @@ def examples(config, n=50):
 def loop(config, state=None, **replaced):
     """train.train on a Config: the generator."""
     parts = {"step_fn": model.step_fn(config), "batches": model.batches(config, examples(config), CPU), **replaced}
-    return train.train(state=state or recipes.start(config), settings=train.Settings(**config.settings), **parts)
+    return train.train(state=state or runs.start(config), settings=train.Settings(**config.settings), **parts)
 
 
 def last(steps):
@@ -108,7 +108,7 @@ def test_a_step_is_its_parts_one_after_the_other():
     """Against the same step put together by hand from the optimiser's functions, on trees."""
     config = config_of(steps=8, clip=0.2)
     step_fn, batches = model.step_fn(config), model.batches(config, examples(config), CPU)
-    params = average = recipes.start(config).params
+    params = average = runs.start(config).params
     moments = optim.adam_init(params)
     for k, (state, report) in enumerate(loop(config)):
         value, grads = step_fn(params, batches(k))
@@ -246,7 +246,7 @@ def test_first_not_finite_goes_in_order():
 
 
 def run_in(folder, config, stop_at=None, monkeypatch=None, **options):
-    """recipes.train_run in a folder, with a Ctrl-C during step number `stop_at` (from 1)."""
+    """runs.train_run in a folder, with a Ctrl-C during step number `stop_at` (from 1)."""
     real = model.batches
 
     def interrupted(*args):
@@ -259,11 +259,11 @@ def run_in(folder, config, stop_at=None, monkeypatch=None, **options):
 
         return wrapped
 
-    state = recipes.load(folder).state if (folder / "checkpoint.safetensors").exists() else None
+    state = runs.load(folder).state if (folder / "checkpoint.safetensors").exists() else None
     if stop_at:
         monkeypatch.setattr(model, "batches", interrupted)
     try:
-        return recipes.train_run(folder, config, examples(config), state, CPU, **options)
+        return runs.train_run(folder, config, examples(config), state, CPU, **options)
     finally:
         if stop_at:
             monkeypatch.setattr(model, "batches", real)
@@ -286,17 +286,17 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(tmp_path, monkeypatch, kind, 
         state, stopped = run_in(parts, config, stop_at, monkeypatch, n_workers=n_workers)
         assert (stopped, state.step) == (signal.SIGINT, step)  # the step in hand was finished
     run_in(parts, config, n_workers=n_workers)
-    assert same(recipes.load(straight).state, recipes.load(parts).state)
+    assert same(runs.load(straight).state, runs.load(parts).state)
     assert record(straight) == record(parts) and len(record(parts)) == 12
-    assert recipes.load(straight).config == recipes.load(parts).config == config
+    assert runs.load(straight).config == runs.load(parts).config == config
 
 
 def test_loading_gives_what_was_saved_in_the_same_order(tmp_path):
     """Adam's moments are vectors in the network's order, so the weights must come back in that order too."""
     config = config_of()
     state = last(loop(config))
-    recipes.save(tmp_path, config, state)
-    assert same(recipes.load(tmp_path).state, state)
+    runs.save(tmp_path, config, state)
+    assert same(runs.load(tmp_path).state, state)
 
 
 FORGET = {
@@ -324,8 +324,8 @@ def test_forgetting_anything_is_noticed(tmp_path, what):
     """The control, which forgets nothing, is the same run; each of the others is another."""
     config = config_of()
     states = [state for state, _ in loop(config)]
-    recipes.save(tmp_path, config, states[4])
-    state, config = FORGET[what](recipes.load(tmp_path).state, config)
+    runs.save(tmp_path, config, states[4])
+    state, config = FORGET[what](runs.load(tmp_path).state, config)
     resumed = [state for state, _ in itertools.islice(loop(config, state), 7)][-1]
     parts = [[tree.pack(s.params), tree.pack(s.average)] for s in (resumed, states[-1])]
     weights_agree, averages_agree = map(np.array_equal, *parts)
@@ -338,7 +338,7 @@ def test_lines_after_the_checkpoint_are_cut_when_it_is_resumed(tmp_path):
     config = config_of()
     run_in(tmp_path, config)
     whole = record(tmp_path)
-    recipes.save(tmp_path, config, [state for state, _ in loop(config)][5])
+    runs.save(tmp_path, config, [state for state, _ in loop(config)][5])
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 13, "lo')
     run_in(tmp_path, config)
@@ -357,13 +357,13 @@ def test_a_damaged_record_is_refused_and_left(tmp_path, damage):
 
 
 def test_a_run_saves_as_it_goes_and_draws_at_each_tenth(tmp_path, monkeypatch):
-    saves, save = [], recipes.save
+    saves, save = [], runs.save
 
     def noted(folder, config, state):
         saves.append(state.step)
         save(folder, config, state)
 
-    monkeypatch.setattr(recipes, "save", noted)
+    monkeypatch.setattr(runs, "save", noted)
     run_in(tmp_path, config_of("unet", steps=20), every=0.0)
     assert saves == [*range(1, 21), 20]
     assert [p.name for p in sorted((tmp_path / "samples").iterdir())] == [f"step_{k:06d}.png" for k in range(2, 21, 2)]
@@ -383,12 +383,12 @@ def test_more_workers_than_examples_are_not_started(tmp_path, monkeypatch):
     """They could have no share, and the batch would be left to one process."""
     made = []
 
-    class Counted(recipes.workers.Workers):
+    class Counted(runs.workers.Workers):
         def __init__(self, step_fn, params, n):
             made.append(n)
             super().__init__(step_fn, params, 1)
 
-    monkeypatch.setattr(recipes.workers, "Workers", Counted)
+    monkeypatch.setattr(runs.workers, "Workers", Counted)
     run_in(tmp_path / "unet", config_of("unet", steps=1), n_workers=64)
     run_in(tmp_path / "mlp", config_of("mlp", steps=1), n_workers=64)
     assert made == [4, 1]

@@ -228,3 +228,32 @@ def test_spread_work_that_fails_or_dies_is_not_swallowed():
         list(workers.spread(lambda i: 1 // i, range(3), 2))
     with pytest.raises(ChildProcessError, match="died"):
         list(workers.spread(_squared_but_one_dies, range(4), 2))
+
+
+LONG_WORK = """
+import os, sys, time
+from tinydiff import workers
+def work(i):
+    os.write(1, b"ready\\n") if i < 2 else None
+    time.sleep(60)
+list(workers.spread(work, range(4), 2))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: elsewhere a child does not learn of its parent's end")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_spread_work_ends_when_the_first_process_is_told_to(number):
+    """Told alone, not as a terminal tells a whole group. The end of the file is the end of them all."""
+    command = [sys.executable, "-c", LONG_WORK]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert [process.stdout.readline() for _ in range(2)] == [b"ready\n"] * 2
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=20)
+    assert out == b"" and process.returncode == -number
+
+
+def test_spread_work_that_is_given_up_ends_at_once():
+    began, going = time.monotonic(), workers.spread(lambda i: time.sleep(0 if i == 0 else 60), range(4), 2)
+    next(going)
+    going.close()
+    assert time.monotonic() - began < 20

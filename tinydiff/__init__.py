@@ -2,8 +2,8 @@
 
 Read in this order: gaussian, schedule, forward, loss; then a network (nn/mlp, nn/unet, on tensor/); then sampler. What
 the loss is a bound on: elbo. The same from the other side: score, sde, solver. What one does with it: guidance,
-editing, vae, latent. Beside them oracle (perfect denoisers) and laws (what must hold). data, train, model, recipes and
-the command line put them to work.
+editing, vae, latent. Beside them oracle (perfect denoisers) and laws (what must hold). data, train, model, recipes,
+runs, use and the command line put them to work.
 """
 from importlib import import_module
 
@@ -11,8 +11,8 @@ __version__ = "0.1.0"
 
 _ROOMS = (
     "checkpoint", "data", "editing", "elbo", "evaluate", "files", "forward", "gaussian", "glyphs", "guidance", "latent",
-    "laws", "loss", "model", "nn", "optim", "oracle", "plot", "recipes", "sampler", "schedule", "score", "sde",
-    "solver", "tensor", "train", "vae", "workers",
+    "laws", "loss", "model", "nn", "optim", "oracle", "plot", "recipes", "runs", "sampler", "schedule", "score", "sde",
+    "solver", "tensor", "train", "use", "vae", "workers",
 )  # fmt: skip
 __all__ = ["device", *_ROOMS]
 

@@ -57,7 +57,7 @@ def _flush_or_drop():
 
 
 def _train(options):
-    from . import recipes, train
+    from . import recipes, runs, train, use
     from .tensor.device import device
 
     names = ("steps", "minutes", "batch", "lr", "seed", "schedule", "T", "target", "process")
@@ -65,7 +65,7 @@ def _train(options):
     state, start = None, 0
     if options.resume:
         folder = Path(options.out or Path("runs") / (options.recipe or "spiral"))
-        run = recipes.load(folder)
+        run = runs.load(folder)
         config, state, start = run.config, run.state, run.state.step
         wanted = {"recipe": options.recipe, "data": options.data, "split": options.split, **changes}
         _same_run(config, folder, wanted)
@@ -74,7 +74,7 @@ def _train(options):
             raise ValueError(f"the run in {folder} was trained on {config.shape}, its data are now {x.shape[1:]}")
     else:
         recipe = options.recipe or "spiral"
-        folder = Path(options.out) if options.out else recipes.free_folder(recipe)
+        folder = Path(options.out) if options.out else runs.free_folder(recipe)
         if (folder / "checkpoint.safetensors").exists():
             raise ValueError(f"{folder} holds a run already; continue it with --resume, or name another --out")
         config, x = recipes.configure(recipe, options.data, options.split or "train", **changes)
@@ -86,12 +86,12 @@ def _train(options):
     if start:
         print(f"resumed after step {start:,}", flush=True)
     labels = recipes.load_labels(config)
-    state, stopped = recipes.train_run(folder, config, x, state, where, options.workers, labels=labels)
+    state, stopped = runs.train_run(folder, config, x, state, where, options.workers, labels=labels)
     if stopped:
         again = f"tinydiff train --resume --out {shlex.quote(str(folder))}"
         print(f"stopped after step {state.step:,}; saved. Continue with: {again}")
         return 128 + stopped
-    recipes.pictures(folder, recipes.load(folder), x, device=where, n_workers=options.workers)
+    use.pictures(folder, runs.load(folder), x, device=where, n_workers=options.workers)
     taken = f"{state.step:,} steps in {state.seconds / 60:.1f} minutes"
     print(f"done: {taken}; look at {folder / 'samples.png'}, reverse.gif, forward.png and loss.png")
 
@@ -111,10 +111,10 @@ def _same_run(config, folder, wanted):
 
 
 def _sample(options):
-    from . import files, model, plot, recipes
+    from . import files, model, plot, recipes, runs, use
     from .tensor.device import device
 
-    run, out = recipes.load(options.run_folder), Path(options.out)
+    run, out = runs.load(options.run_folder), Path(options.out)
     method = options.sampler or model.usual(run.config)
     if options.eta and method != "ddim":
         raise ValueError(f"--eta is of ddim, got --sampler {method}")
@@ -126,12 +126,12 @@ def _sample(options):
     chosen |= {"v": 1.0 if options.v is None else options.v}
     chosen |= {"device": device(options.device), "n_workers": options.workers}
     chosen |= {"label": options.label, "w": options.guidance}
-    x = recipes.draw(run, options.n, method, frames=60 if out.suffix == ".gif" else 0, **chosen)
+    x = use.draw(run, options.n, method, frames=60 if out.suffix == ".gif" else 0, **chosen)
     if out.suffix == ".gif":
         plot.reverse_gif(x, out)
     elif out.suffix == ".npz":
         with files.write_aside(out) as aside:
-            asked = recipes.asked_for(run.config, options.n, options.label)
+            asked = model.asked_for(run.config, options.n, options.label)
             np.savez_compressed(aside, x=x, **({} if asked is None else {"label": asked}))
     elif run.config.images:
         plot.image_grid(x, out)
@@ -140,13 +140,37 @@ def _sample(options):
     print(f"wrote {out}: {options.n} samples of {run.folder}, {method}")
 
 
+def _edit(options):
+    from . import data, files, plot, runs, use
+    from .tensor.device import device
+
+    run, out = runs.load(options.run_folder), Path(options.out)
+    if out.suffix not in (".png", ".npz"):
+        raise ValueError(f"--out must end in .png or .npz, got {out}")
+    shape = run.config.shape
+    if len(shape) != 3:
+        raise ValueError(f"editing is for runs of pictures; this one draws examples of shape {shape}")
+    amounts = {"sdedit": options.sdedit, "ilvr": options.ilvr, "blend": options.blend, "inpaint": options.inpaint}
+    how = next((name for name, amount in amounts.items() if amount is not None), "between")
+    given = np.stack([data.picture(file, shape) for file in options.image])
+    mask = data.picture(options.inpaint, (*shape[:2], 1)) < 0 if how == "inpaint" else None
+    chosen = {name: getattr(options, name) for name in ("n", "steps", "seed")}
+    x = use.edit(run, how, given, amount=amounts.get(how), mask=mask, device=device(options.device), **chosen)
+    if out.suffix == ".npz":
+        with files.write_aside(out) as aside:
+            np.savez_compressed(aside, x=x)
+    else:
+        plot.image_grid(np.concatenate([given[:1], x, given[1:]]), out, columns=len(x) + len(given))
+    print(f"wrote {out}: {how}, {len(x)} pictures, what was given beside them")
+
+
 def _evaluate(options):
-    from . import data, evaluate, model, recipes
+    from . import data, evaluate, model, runs, use
     from .tensor.device import device
 
     source = Path(options.source)
-    run = None if source.suffix == ".npz" else recipes.load(source)
-    x, labels = (None, None) if run else _samples_in(source)
+    run = None if source.suffix == ".npz" else runs.load(source)
+    x, asked_for = (None, None) if run else _samples_in(source)
     if not run and (options.n or options.sampler or options.steps):
         raise ValueError("--n, --sampler and --steps draw from a run; a file's samples are taken as they are")
     images = run.config.images if run else x.ndim == 4
@@ -167,12 +191,12 @@ def _evaluate(options):
         chosen = {"steps": options.steps, "seed": options.seed, "n_workers": options.workers}
         chosen["device"] = device(options.device)
         chosen["w"] = options.guidance
-        x = recipes.draw(run, options.n or n, options.sampler or method, **chosen)
-        labels = recipes.asked_for(run.config, len(x))
+        x = use.draw(run, options.n or n, options.sampler or method, **chosen)
+        asked_for = model.asked_for(run.config, len(x))
     if images:
         judge = evaluate.train_judge(real, labels, seed=options.seed)
         seen, held_out = evaluate.shares(len(real), options.seed)
-        report = evaluate.judge_digits(judge, x, real[seen], real[held_out], options.seed, labels)
+        report = evaluate.judge_digits(judge, x, real[seen], real[held_out], options.seed, asked_for)
     else:
         rng = np.random.default_rng([options.seed, model.EVALUATION])
         report = evaluate.energy_report(x, data.TOYS[place["name"]], rng)
@@ -219,16 +243,16 @@ def _mean(numbers, form):
 
 
 def _elbo(options):
-    from . import elbo, plot, recipes
+    from . import elbo, plot, runs, use
     from .tensor.device import device
 
-    run = recipes.load(options.run_folder)
+    run = runs.load(options.run_folder)
     config, out = run.config, Path(options.out) if options.out else run.folder / "elbo.png"
     if out.suffix != ".png":
         raise ValueError(f"--out must end in .png, got {out}")
     x, named = _examples(options, config, options.n or (1000 if config.images else 2000))
     where = device(options.device)
-    found = recipes.bound(run, x, options.times, options.v, options.seed, where, options.workers)
+    found = use.bound(run, x, options.times, options.v, options.seed, where, options.workers)
     bits = elbo.bits_per_dim(1.0, config.shape)
     print(f"-ln p(x_0) <= L_T + the sum of L_(t-1) + L_0, on {named}; step variance v = {options.v:g}")
     print(f"{'term':<24}{'nats':>12}{'bits/dim':>12}{'rms error of x0':>18}")
@@ -247,10 +271,10 @@ def _elbo(options):
 
 
 def _likelihood(options):
-    from . import data, elbo, model, oracle, recipes, sde
+    from . import data, elbo, model, oracle, runs, sde, use
     from .tensor.device import device
 
-    run = recipes.load(options.run_folder)
+    run = runs.load(options.run_folder)
     config = run.config
     x, named = _examples(options, config, options.n or (64 if config.images else 2000))
     path, low = model.process(config)
@@ -261,7 +285,7 @@ def _likelihood(options):
     else:
         x = x + sigma * rng.standard_normal(x.shape)
     where = device(options.device)
-    log_p = recipes.log_likelihood(run, x, options.steps, options.seed, where, options.workers)
+    log_p = use.log_likelihood(run, x, options.steps, options.seed, where, options.workers)
     start = f"t = 1, noise {sigma:.3g}" if config.kind == "ddpm" else f"noise {sigma:.3g}"
     print(f"ln p of {named}, along the probability flow from {start} (the least it knows) to {sigma_max:g}")
     print(f"-ln p  {_mean(-log_p, '.4f')} nats an example; RK4, {options.steps} steps")
@@ -324,9 +348,9 @@ def _check(options):
 
 
 def _info(options):
-    from . import recipes
+    from . import runs
 
-    run = recipes.load(options.run_folder)
+    run = runs.load(options.run_folder)
     config, state = run.config, run.state
     where = f" from {config.data['folder']}" if config.data["folder"] else ""
     split = f", {config.data['split']} split" if config.images else ""
@@ -339,7 +363,7 @@ def _info(options):
         print(f"guesses    {config.target}, weighting {config.weighting}, {config.schedule} schedule, T = {config.T}")
     print(f"network    {json.dumps(config.network)}")
     print(f"settings   {json.dumps({k: v for k, v in config.settings.items() if v is not None})}")
-    blocks = recipes.parameters_by_block(run)
+    blocks = runs.parameters_by_block(run)
     print(f"parameters {sum(blocks.values()):,}")
     for name, count in blocks.items():
         print(f"  {name:<9}{count:>10,}")
@@ -364,7 +388,8 @@ def _parser():
         "train", _train, "train a model and write a run folder: checkpoint, metrics, pictures",
         "recipes: spiral (the default), moons, gaussians, checkerboard, circles: points in the plane, a minute; "
         "mnist, fashion-mnist: downloaded, or read from --data; images: your own, --data a folder or a .npy array; "
-        "ncsn, ncsn-mnist: by score matching at a ladder of noise levels; sde: in continuous time, --process.",
+        "mnist-class, gaussians-class: by their labels, for sample --label; ncsn, ncsn-mnist: by score matching at a "
+        "ladder of noise levels; sde: in continuous time, --process.",
     )  # fmt: skip
     sub.add_argument("recipe", nargs="?", metavar="RECIPE", help="what to train (default: spiral)")
     sub.add_argument("--out", metavar="RUN", help="the run folder (default: runs/RECIPE, or the next free name)")
@@ -392,6 +417,23 @@ def _parser():
     sub.add_argument("--n", type=_whole, default=64, help="how many (default: 64)")
     sub.add_argument("--out", default="samples.png", metavar="FILE", help=".png, .gif or .npz (default: samples.png)")
     _workers(sub)
+    _common(sub)
+
+    sub = command(
+        "edit", _edit, "change pictures with a run of pictures: fill a mask, redraw, keep the coarse, go between two",
+        "what to do: one of --inpaint, --sdedit, --ilvr with one --image; --between or --blend with two.",
+    )  # fmt: skip
+    sub.add_argument("run_folder", metavar="RUN")
+    sub.add_argument("--image", nargs="+", required=True, metavar="IN.png", help="the picture, or the two")
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("--inpaint", metavar="MASK.png", help="draw anew where the mask is white, keep the rest exactly")
+    what.add_argument("--sdedit", type=float, metavar="STRENGTH", help="noise and redraw: 0 keeps it, 1 forgets it")
+    what.add_argument("--ilvr", type=_whole, metavar="FACTOR", help="keep the means of squares, so many pixels a side")
+    what.add_argument("--between", action="store_true", help="from the first to the second, through their DDIM noise")
+    what.add_argument("--blend", type=float, metavar="STRENGTH", help="the same, through one noise added to both")
+    sub.add_argument("--steps", type=_whole, default=50, help="(default: 50)")
+    sub.add_argument("--n", type=_whole, default=8, help="how many (default: 8)")
+    sub.add_argument("--out", default="edited.png", metavar="FILE", help=".png or .npz (default: edited.png)")
     _common(sub)
 
     sub = command("evaluate", _evaluate, "measure samples against the data, beside the data against themselves")

@@ -335,6 +335,23 @@ def own_images(path):
     raise ValueError(f"{path} is neither a folder of images nor a .npy file")
 
 
+def picture(file, shape):
+    """One picture (H, W, C) of the given shape, float32 in [-1, 1]: grey becomes RGB where that is wanted.
+
+    Raises : FileNotFoundError, or ValueError for what is no picture, or one of another size.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"no file {file}; give a picture")
+    pixels = _read_picture(Path(file))
+    if pixels.shape[2] == 1 and shape[2] == 3:
+        pixels = pixels.repeat(3, axis=2)
+    if pixels.shape != tuple(shape):
+        (h, w, c), (height, width, channels) = pixels.shape, shape
+        got, wanted = f"{w}x{h} of {c} channels", f"{width}x{height} of {channels}"
+        raise ValueError(f"{file}: got {got}, wanted {wanted}; crop it, or save it as grey")
+    return _data_units(pixels[None], file)[0]
+
+
 def _read_npy(path):
     try:
         # Mapped: a header that declares more than the file holds is refused before anything is allocated.

@@ -29,7 +29,8 @@ class Config:
 
     data: name, folder and split; network: its kind and its Config's fields; shape: of one example.
     process: None for the DDPM chain of schedule, T, target and weighting; else its kind and numbers, e.g.
-    {"kind": "ncsn", "sigma_max": 2.0, "sigma_min": 0.02, "levels": 10} or {"kind": "vp"}: the network guesses ε.
+    {"kind": "ncsn", "sigma_max": 2.0, "sigma_min": 0.02, "levels": 10, "steps": 100} (Langevin steps at each level) or
+    {"kind": "vp"}: the network guesses ε.
     """
 
     recipe: str
@@ -200,6 +201,20 @@ METHODS = ("ddpm", "ddim", *STEPS)
 FLOWS = {"euler": solver.euler, "heun": solver.heun, "rk4": solver.rk4}
 
 
+def asked_for(config, n, label=None):
+    """(n,) labels: `label` for all, or each in turn; None for a run without labels.
+
+    Raises ValueError for a label that the run does not know.
+    """
+    if not config.classes:
+        if label is not None:
+            raise ValueError(f"this run knows no labels, got {label}; train mnist-class")
+        return None
+    if label is not None and not 0 <= label < config.classes:
+        raise ValueError(f"label must be in 0..{config.classes - 1}, got {label}")
+    return np.arange(n) % config.classes if label is None else np.full(n, label)
+
+
 @dataclasses.dataclass(frozen=True)
 class Walk:
     """A way from noise to data. go(z, rng), z ~ N(0, I), yields `length` x's, at the scale of data, the sample last."""
@@ -235,6 +250,7 @@ def walk(config, eps_hat, method=None, steps=None, eta=0.0, v=1.0):
     alone = low == path.end and method not in ("ddpm", "ddim", "langevin")
     if steps is None:
         usual_steps = {"ddpm": config.T, "ddim": min(50, config.T)}.get(method) or STEPS[method]
+        usual_steps = config.process.get("steps", usual_steps) if method == "langevin" else usual_steps
         steps = 1 if alone else usual_steps
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")

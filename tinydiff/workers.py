@@ -9,6 +9,7 @@ short calls spend their time handing over. Weights and gradients lie in memory t
 through a pipe. The processes are forked, so they start with everything that the first one knows; where a system cannot
 fork, and on a GPU, there is one worker: the function itself.
 """
+import ctypes
 import math
 import mmap
 import os
@@ -17,7 +18,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from multiprocessing import Pipe, get_context
+from multiprocessing import Pipe, active_children, get_context
 
 import numpy as np
 
@@ -118,18 +119,28 @@ def spread(f, items, n):
     _task = f  # the processes are forked with it, so it need not be something that can be pickled
     sys.stdout.flush()
     sys.stderr.flush()
-    by_default = (signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: they go without a word, the first process has the last one
-    with ProcessPoolExecutor(n, get_context("fork"), signal.signal, by_default) as pool:
+    with ProcessPoolExecutor(n, get_context("fork"), _as_a_child) as pool:
         try:
             yield from pool.map(_do_task, items)
         except BrokenProcessPool:
             raise ChildProcessError("a worker process died") from None
+        except BaseException:
+            for child in active_children():  # else the pool would wait for the work in hand
+                child.terminate()
+            raise
         finally:
             _task = None
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 _task = None
+
+
+def _as_a_child():
+    """Ctrl-C ends it without a word, and so does, on Linux, the end of the first process."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _do_task(item):

@@ -1,0 +1,195 @@
+"""A run on disk: made, saved, resumed, loaded.
+
+A run is a folder. `checkpoint.safetensors` holds all that it is (weights, their moving average, Adam's moments, the
+step, the full configuration); `metrics.jsonl` has a line a step; the rest are pictures.
+"""
+import dataclasses
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from . import checkpoint, data, files, model, plot, recipes, train, workers
+from .model import PICTURES, WEIGHTS, Config
+from .tensor import fast, tree
+from .tensor.device import device as device_called
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run as it lies on disk: its folder, Config and State (NumPy arrays)."""
+
+    folder: Path
+    config: Config
+    state: train.State
+
+
+def load(path):
+    """The Run in a folder (or of a checkpoint file itself). Raises ValueError or OSError with one line."""
+    path = Path(path)
+    file = path / "checkpoint.safetensors" if path.is_dir() else path
+    if not file.exists():
+        raise FileNotFoundError(f"no run at {path}: there is no {file.name} there; `tinydiff train` makes one")
+    trees, words = checkpoint.load(file)
+    try:
+        config = Config(**words["config"])
+        recipes.RECIPES[config.recipe]  # an unknown one raises KeyError
+        if not config.images:
+            data.TOYS[config.data["name"]]
+        module, shape = model.network(config)
+        model.process(config)
+        like = module.init(np.random.default_rng(0), shape)
+        train.Settings(**config.settings)
+        step, seconds = int(words["step"]), float(words["seconds"])
+    except (AttributeError, KeyError, TypeError, ValueError) as problem:
+        raise ValueError(f"{file}: the run's description is damaged ({problem}); train it again") from None
+    vector = tree.pack(like)
+    checkpoint.check_like(file, trees, {"params": like, "average": like, "m": vector, "v": vector})
+
+    def in_order(weights):
+        """As training leaves them. The file has them by name, and the moments know only the network's own order."""
+        return tree.unpack(tree.pack(tree.map(lambda _, leaf: leaf, like, weights)), like)
+
+    params, average, moments = in_order(trees["params"]), in_order(trees["average"]), {"m": trees["m"], "v": trees["v"]}
+    return Run(file.parent, config, train.State(params, average, {**moments, "step": step}, seconds))
+
+
+def save(folder, config, state):
+    """Write the run's checkpoint; `state` in NumPy arrays."""
+    trees = {"params": state.params, "average": state.average, "m": state.moments["m"], "v": state.moments["v"]}
+    words = {"config": dataclasses.asdict(config), "step": state.step, "seconds": state.seconds}
+    checkpoint.save(Path(folder) / "checkpoint.safetensors", trees, words)
+
+
+def start(config):
+    """The state before the first step: weights drawn from the seed."""
+    module, shape = model.network(config)
+    return train.State.start(module.init(np.random.default_rng([config.settings["seed"], WEIGHTS]), shape))
+
+
+def free_folder(name, root="runs"):
+    """runs/name, or runs/name-2 and so on: the first that holds nothing."""
+    folder, k = Path(root) / name, 1
+    while folder.exists():
+        k += 1
+        folder = Path(root) / f"{name}-{k}"
+    return folder
+
+
+def train_run(folder, config, x, state=None, device=None, n_workers=1, every=30.0, labels=None):
+    """Train, writing the run folder as it goes; returns (state, the signal that stopped it or None).
+
+    A checkpoint every `every` seconds and at the end; sample pictures at each tenth of a run of images; a line a step
+    in metrics.jsonl. Ctrl-C ends it after the step in hand. Raises what train.train raises; the last checkpoint stays.
+    """
+    folder, device = Path(folder), device or device_called("cpu")
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in (folder, folder / "samples"):
+        files.sweep(place)
+    state = state or start(config)
+    _keep_metrics(folder / "metrics.jsonl", state.step)
+    settings = train.Settings(**config.settings)
+    n_workers = min(n_workers, settings.batch) if device.name == "cpu" and config.images else 1
+    state, saved, drawn = _on(state, device.put), time.monotonic(), math.floor(10 * train.progress(settings, state))
+    with (
+        one_thread(),
+        np.errstate(over="ignore", invalid="ignore"),  # train.train looks for what is not finite, and names it
+        train.interrupts() as stop,
+        workers.Workers(model.step_fn(config), state.params, n_workers) as spread,
+        open(folder / "metrics.jsonl", "a") as log,
+        _bar(config, settings, state) as bar,
+    ):
+        steps = train.train(spread, model.batches(config, x, device, labels), state, settings)
+        for state, report in steps:
+            log.write(json.dumps(dataclasses.asdict(report)) + "\n")
+            bar(report)
+            if stop.signal:
+                break
+            if config.images and math.floor(10 * report.progress) > drawn:
+                drawn = math.floor(10 * report.progress)
+                _peek(folder / "samples" / f"step_{report.step:06d}.png", config, state, device)
+            if time.monotonic() - saved > every:
+                log.flush()
+                save(folder, config, _on(state, device.get))
+                saved = time.monotonic()
+        log.flush()
+        os.fsync(log.fileno())
+        state = _on(state, device.get)
+        save(folder, config, state)
+    return state, stop.signal
+
+
+def _keep_metrics(path, step):
+    """Keep the lines of an earlier part of the run, up to the checkpoint that it is resumed from."""
+    if not path.exists():
+        return
+    try:
+        lines = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} is damaged: not a line of JSON a step; move it away to train without it") from None
+    with files.write_aside(path) as aside:
+        aside.write_text("".join(kept))
+
+
+def _on(state, move):
+    moments = {**state.moments, "m": move(state.moments["m"]), "v": move(state.moments["v"])}
+    return dataclasses.replace(state, params=move(state.params), average=move(state.average), moments=moments)
+
+
+def one_thread():
+    """One BLAS thread a process: the products are small, and the processes share the cores. And memory is kept."""
+    from threadpoolctl import threadpool_limits
+
+    fast.keep_memory()
+    return threadpool_limits(1, "blas")
+
+
+class _bar:
+    """Loss, examples a second and time left: a bar on a terminal, now and then a line elsewhere."""
+
+    def __init__(self, config, settings, state):
+        from tqdm import tqdm
+
+        form = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}, {remaining} left]"
+        self.bar = tqdm(total=1.0, initial=train.progress(settings, state), disable=None, bar_format=form)
+        self.batch, self.unit = settings.batch, "images" if config.images else "points"
+        self.tenth = math.floor(10 * train.progress(settings, state))
+        self.recent, self.began, self.steps = None, time.monotonic(), 0
+
+    def __call__(self, report):
+        self.steps += 1
+        self.recent = report.loss if self.recent is None else 0.98 * self.recent + 0.02 * report.loss
+        rate = self.steps * self.batch / (time.monotonic() - self.began)
+        text = f"step {report.step}  loss {self.recent:.4f}  {rate:,.0f} {self.unit}/s"
+        if self.bar.disable:
+            if math.floor(10 * report.progress) > self.tenth:
+                self.tenth = math.floor(10 * report.progress)
+                print(f"{report.progress:4.0%}  {text}", flush=True)
+        elif self.steps % 10 == 0 or report.progress == 1:
+            self.bar.set_description_str(text, refresh=False)
+            self.bar.update(report.progress - self.bar.n)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.bar.close()
+
+
+def _peek(path, config, state, device):
+    """A few samples of the averaged weights, always from the same noise."""
+    z = device.rng(0, PICTURES).standard_normal((16, *config.shape), "f4")
+    method = {"ddpm": "ddim"}.get(config.kind, "heun")
+    steps = min(20, config.T) if method == "ddim" else 10
+    eps_hat = model.guided(config, state.average, model.asked_for(config, 16))
+    *_, x0 = model.walk(config, eps_hat, method, steps).go(z, device.rng(0))
+    plot.image_grid(device.get(x0), path)
+
+
+def parameters_by_block(run):
+    """{top-level block: how many numbers}."""
+    return {name: tree.count(block) for name, block in run.state.params.items()}
