@@ -1053,7 +1053,7 @@ OPTIONS = {
     "likelihood": "--steps --n --data --split --workers --seed --device",
     "sample": "--sampler --steps --eta --v --label --guidance --n --out --workers --seed --device",
     "edit": "--image --inpaint --sdedit --ilvr --between --blend --steps --n --out --seed --device",
-    "evaluate": "--n --sampler --steps --guidance --recipe --data --split --workers --seed --device",
+    "evaluate": "--n --sampler --steps --eta --guidance --recipe --data --split --workers --seed --device",
     "schedule": "--T --beta-1 --beta-T --out",
     "check": "--schedule --T --seed",
     "info": "",

@@ -116,8 +116,7 @@ def _sample(options):
 
     run, out = runs.load(options.run_folder), Path(options.out)
     method = options.sampler or model.usual(run.config)
-    if options.eta and method != "ddim":
-        raise ValueError(f"--eta is of ddim, got --sampler {method}")
+    _eta_is_of_ddim(options.eta, method)
     if options.v is not None and method != "ddpm":
         raise ValueError(f"--v is of ddpm, got --sampler {method}")
     if out.suffix not in (".png", ".gif", ".npz"):
@@ -138,6 +137,11 @@ def _sample(options):
     else:
         plot.scatter(x, out, data=recipes.load_data(run.config.data, n=len(x)))
     print(f"wrote {out}: {options.n} samples of {run.folder}, {method}")
+
+
+def _eta_is_of_ddim(eta, method):
+    if eta and method != "ddim":
+        raise ValueError(f"--eta is of ddim, got --sampler {method}")
 
 
 def _edit(options):
@@ -190,7 +194,8 @@ def _evaluate(options):
         method = "ddpm" if method == "ddim" and not images else method
         chosen = {"steps": options.steps, "seed": options.seed, "n_workers": options.workers}
         chosen["device"] = device(options.device)
-        chosen["w"] = options.guidance
+        chosen |= {"w": options.guidance, "eta": options.eta}
+        _eta_is_of_ddim(options.eta, options.sampler or method)
         x = use.draw(run, options.n or n, options.sampler or method, **chosen)
         asked_for = model.asked_for(run.config, len(x))
     if images:
@@ -410,7 +415,7 @@ def _parser():
     sub = command("sample", _sample, "draw samples from a run")
     sub.add_argument("run_folder", metavar="RUN")
     _sampler(sub, "ddim, langevin for ncsn runs, heun for sde runs")
-    sub.add_argument("--eta", type=float, default=0.0, help="noise of ddim, 0..1 (default: 0, none)")
+    _eta(sub)
     sub.add_argument("--v", type=float, help="variance of ddpm: 1 for beta, 0 for beta tilde (default: 1)")
     sub.add_argument("--label", type=int, help="of a run with labels: what to draw (default: each in turn)")
     _guidance(sub)
@@ -440,6 +445,7 @@ def _parser():
     sub.add_argument("source", metavar="RUN|FILE.npz")
     sub.add_argument("--n", type=_whole, help="samples to draw from a run (default: 1000 images, 2000 points)")
     _sampler(sub, "as for sample, but ddpm for points")
+    _eta(sub)
     _guidance(sub)
     sub.add_argument("--recipe", help="the data to compare with (default: the run's; mnist or spiral for a file)")
     sub.add_argument("--data", metavar="PATH", help="folder of IDX files")
@@ -475,6 +481,10 @@ def _parser():
     sub = command("info", _info, "what a run is: data, network, how long, parameters by block")
     sub.add_argument("run_folder", metavar="RUN")
     return parser
+
+
+def _eta(sub):
+    sub.add_argument("--eta", type=float, default=0.0, help="noise of ddim, 0..1 (default: 0, none; try 1)")
 
 
 def _guidance(sub):
