@@ -82,7 +82,7 @@ def test_any_even_size(fields):
     assert y.shape == x.shape and y.dtype == np.float32 and np.isfinite(y).all()
 
 
-@pytest.mark.parametrize("fields", [{"size": 27}, {"size": 0}, {"size": 10, "patch": 4}, {"widths": (9, 16)}], ids=str)
+@pytest.mark.parametrize("fields", [{"size": 27, "patch": 2}, {"size": 0}, {"size": 10, "patch": 4}, {"widths": (9, 16)}], ids=str)
 def test_bad_configs_are_refused_in_one_line(fields):
     with pytest.raises(ValueError) as refusal:
         unet.Config(**{**TINY, **fields})
