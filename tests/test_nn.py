@@ -1,5 +1,7 @@
 """The networks: shapes and sizes, the time, gradients, every array library, and parity with PyTorch."""
 import math
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,7 +84,10 @@ def test_any_even_size(fields):
     assert y.shape == x.shape and y.dtype == np.float32 and np.isfinite(y).all()
 
 
-@pytest.mark.parametrize("fields", [{"size": 27, "patch": 2}, {"size": 0}, {"size": 10, "patch": 4}, {"widths": (9, 16)}], ids=str)
+BAD = [{"size": 27, "patch": 2}, {"size": 0}, {"size": 10, "patch": 4}, {"widths": (9, 16)}]
+
+
+@pytest.mark.parametrize("fields", BAD, ids=str)
 def test_bad_configs_are_refused_in_one_line(fields):
     with pytest.raises(ValueError) as refusal:
         unet.Config(**{**TINY, **fields})
@@ -266,65 +271,30 @@ def test_unet_on_every_backend(backend):
 # PyTorch
 
 
-def test_unet_is_the_same_network_in_pytorch():
-    """Same weights, same images: outputs to 1e-5, every gradient to 1e-4 of its largest entry, in float32."""
+@pytest.mark.parametrize("module", [mlp, unet])
+def test_the_same_network_in_pytorch(module):
+    """Same weights, same examples: outputs to 1e-5, every gradient to 1e-4 of its largest entry, in float32."""
     torch = pytest.importorskip("torch", reason="needs PyTorch: pip install tinydiff[bench]")
-    F = torch.nn.functional
-    config, params = a_unet(size=14, widths=(8, 16, 16))
-    x, t = images(config, 4), np.array([1, 30, 400, 999])
-    leaves = {name: torch.tensor(p, requires_grad=True) for name, p in tree.flatten(params).items()}
-    p, groups = tree.unflatten(leaves), config.groups
-
-    def conv(p, x, stride=1):
-        w = p["w"].permute(3, 2, 0, 1)
-        return F.conv2d(x, w, p["b"], stride=stride, padding=w.shape[-1] // 2)
-
-    def norm(p, x):
-        return F.group_norm(x, groups, p["gamma"], p["beta"])
-
-    def linear(p, x):
-        return x @ p["w"] + p["b"]
-
-    def stage(p, x, e):
-        q = p["block"]
-        h = conv(q["conv1"], F.silu(norm(q["norm1"], x))) + linear(q["time"], e)[:, :, None, None]
-        h = conv(q["conv2"], F.silu(norm(q["norm2"], h)))
-        h = h + (conv(q["shortcut"], x) if "shortcut" in q else x)
-        if "attention" not in p:
-            return h
-        b, c, height, width = h.shape
-        tokens = norm(p["attention"]["norm"], h).flatten(2).transpose(1, 2)
-        q, k, v = linear(p["attention"]["qkv"], tokens).split(c, -1)
-        out = linear(p["attention"]["out"], F.scaled_dot_product_attention(q, k, v))
-        return h + out.transpose(1, 2).reshape(b, c, height, width)
-
-    sines = torch.tensor(embed.sinusoidal(t, config.widths[0], x))
-    e = F.silu(linear(p["time"]["out"], F.silu(linear(p["time"]["in"], sines))))
-    h = conv(p["in"], torch.tensor(x).permute(0, 3, 1, 2))
-    skips = [h]
-    for level in p["down"]:
-        for q in level["stages"]:
-            h = stage(q, h, e)
-            skips.append(h)
-        if "halve" in level:
-            h = conv(level["halve"], h, stride=2)
-            skips.append(h)
-    h = stage(p["middle"]["second"], stage(p["middle"]["first"], h, e), e)
-    for level in p["up"]:
-        for q in level["stages"]:
-            h = stage(q, torch.cat([h, skips.pop()], 1), e)
-        if "double" in level:
-            height, width = skips[-1].shape[2:]
-            h = conv(level["double"], F.interpolate(h, scale_factor=2)[:, :, :height, :width])
-    theirs = conv(p["out"]["conv"], F.silu(norm(p["out"]["norm"], h))).permute(0, 2, 3, 1)
+    speed = runpy.run_path(str(Path(__file__).parents[1] / "demos" / "speed.py"))
+    if module is mlp:
+        config, x = mlp.Config(width=16, embed=8), np.random.default_rng(2).standard_normal((4, 2), "f4")
+        params = noisy(mlp.init(np.random.default_rng(0), config))
+    else:
+        config, params = a_unet(size=14, widths=(8, 16, 16))
+        x = images(config, 4)
+    t, leaves = np.array([1, 30, 400, 999]), speed["torch_tree"](params)
+    if module is mlp:
+        theirs = speed["torch_mlp"](leaves, torch.tensor(x), t, config)
+    else:
+        theirs = speed["torch_unet"](leaves, torch.tensor(x).permute(0, 3, 1, 2), t, config).permute(0, 2, 3, 1)
     (theirs**2).mean().backward()
 
-    value, grads = autodiff.value_and_grad(lambda p: ops.mean(unet.apply(p, x, t, config) ** 2))(params)
-    ours, wanted = unet.apply(params, x, t, config), theirs.detach().numpy()
+    _, grads = autodiff.value_and_grad(lambda p: ops.mean(module.apply(p, x, t, config) ** 2))(params)
+    ours, wanted = module.apply(params, x, t, config), theirs.detach().numpy()
     assert np.abs(ours - wanted).max() <= 1e-5 * np.abs(wanted).max()
-    for name, g in tree.flatten(grads).items():
-        wanted = leaves[name].grad.numpy()
-        assert np.abs(g - wanted).max() <= 1e-4 * np.abs(wanted).max() + 1e-9, name
+    wanted = tree.leaves(speed["numpy_tree"](tree.map(lambda p: p.grad.numpy(), leaves)))
+    for (name, g), w in zip(tree.flatten(grads).items(), wanted, strict=True):
+        assert np.abs(g - w).max() <= 1e-4 * np.abs(w).max() + 1e-9, name
 
 
 def test_layers_start_as_pytorchs_do():
