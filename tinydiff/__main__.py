@@ -276,14 +276,13 @@ def _elbo(options):
 
 
 def _likelihood(options):
-    from . import data, elbo, model, oracle, runs, sde, use
+    from . import data, elbo, model, oracle, runs, use
     from .tensor.device import device
 
     run = runs.load(options.run_folder)
     config = run.config
     x, named = _examples(options, config, options.n or (64 if config.images else 2000))
-    path, low = model.process(config)
-    sigma, sigma_max = float(sde.ratio(path, low)), min(model.SIGMA_MAX, float(sde.ratio(path, path.end)))
+    edm, _, sigma = model.flow_of(config, None)
     rng = np.random.default_rng([options.seed, model.EXAMPLES, 1])
     if config.images:
         x = x + np.float32(2 / 255) * (rng.random(x.shape, "f4") - np.float32(0.5))
@@ -292,7 +291,7 @@ def _likelihood(options):
     where = device(options.device)
     log_p = use.log_likelihood(run, x, options.steps, options.seed, where, options.workers)
     start = f"t = 1, noise {sigma:.3g}" if config.kind == "ddpm" else f"noise {sigma:.3g}"
-    print(f"ln p of {named}, along the probability flow from {start} (the least it knows) to {sigma_max:g}")
+    print(f"ln p of {named}, along the probability flow from {start} (the least it knows) to {edm.sigma_max:g}")
     print(f"-ln p  {_mean(-log_p, '.4f')} nats an example; RK4, {options.steps} steps")
     if config.images:
         bits = elbo.bits_per_dim(-log_p, config.shape, unit=2 / 255)

@@ -17,11 +17,6 @@ from .forward import coef
 from .tensor import ops
 from .tensor.autodiff import value, xp_of
 
-
-def _per_example(x):
-    return x.reshape(x.shape[0], -1).sum(axis=1)
-
-
 # The terms
 
 
@@ -31,7 +26,7 @@ def prior_kl(schedule, x0):
     Source : Ho et al. 2020, arXiv:2006.11239, eq. (5).
     """
     mean, var = forward.q_marginal(schedule, x0.astype(np.float64), schedule.T)
-    return _per_example(gaussian.kl(mean, var, 0.0, 1.0))
+    return ops.per_example(gaussian.kl(mean, var, 0.0, 1.0))
 
 
 def reverse_kl(schedule, x0, x_t, t, eps_hat, var):
@@ -44,7 +39,7 @@ def reverse_kl(schedule, x0, x_t, t, eps_hat, var):
     schedule.at(t, lowest=2)
     mean, beta_tilde = forward.q_posterior(schedule, x0, x_t, t)
     mean_hat, _ = forward.q_posterior(schedule, forward.x0_from_eps(schedule, x_t, t, eps_hat), x_t, t)
-    return _per_example(gaussian.kl(mean, beta_tilde, mean_hat, var))
+    return ops.per_example(gaussian.kl(mean, beta_tilde, mean_hat, var))
 
 
 def eps_weight(schedule, t, var):
@@ -115,7 +110,7 @@ def reconstruction(schedule, x0, x_1, eps_hat, var, decoder=decoder_log_prob):
     Source : Ho et al. 2020, arXiv:2006.11239, eqs. (5), (13).
     var    : σ_1² > 0. decoder: `decoder_log_prob`, or `gaussian.log_density` for data that have a density.
     """
-    return -_per_example(decoder(x0, forward.x0_from_eps(schedule, x_1, 1, eps_hat), var))
+    return -ops.per_example(decoder(x0, forward.x0_from_eps(schedule, x_1, 1, eps_hat), var))
 
 
 # The variance of a reverse step
@@ -165,7 +160,7 @@ def terms(reverse_fn, schedule, x0, times, rng, decoder=decoder_log_prob):
         x_t, eps_hat = x_t.astype(np.float64), eps_hat.astype(np.float64)
         error = forward.x0_from_eps(schedule, x_t, t, eps_hat) - x0
         nats = _step_cost(schedule, x0, x_t, np.broadcast_to(t, len(x0)), eps_hat, var, decoder)
-        yield t, nats, _per_example(error * error) / math.prod(x0.shape[1:])
+        yield t, nats, ops.per_example(error * error) / math.prod(x0.shape[1:])
 
 
 def _step_cost(schedule, x0, x_t, t, eps_hat, var, decoder):

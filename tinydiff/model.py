@@ -54,6 +54,11 @@ class Config:
         return len(self.shape) == 3
 
     @property
+    def chain(self):
+        """The DDPM schedule."""
+        return schedule.named(self.schedule, self.T)
+
+    @property
     def classes(self):
         """How many labels its network knows; that number itself stands for no label."""
         return self.network.get("classes", 0)
@@ -86,7 +91,7 @@ def process(config):
     A ladder of noise levels is EDM's process, whose time is σ. Raises ValueError for numbers that make no process.
     """
     if config.process is None:
-        return sde.Chain(schedule.named(config.schedule, config.T)), 1
+        return sde.Chain(config.chain), 1
     if config.kind == "ncsn":
         rungs = ladder(config)
         return sde.EDM(float(rungs[0])), float(rungs[-1])
@@ -108,7 +113,7 @@ def eps_fn(config, params, clip=True, label=None):
     """
     guess = predictor(config, params, label)
     if config.kind == "ddpm":
-        chain = schedule.named(config.schedule, config.T)
+        chain = config.chain
         return loss.eps_fn(guess, chain, config.target, clip=clip and config.images)
     path, low = process(config)
     span = math.log(path.end / low) or 1.0  # of a ladder of one rung, whose clock stands at 0
@@ -132,7 +137,7 @@ def guided(config, params, label, w=0.0):
 
     eps_hat = guidance.classifier_free_at_once(labelled, label, config.classes, w)
     clipped = config.kind == "ddpm" and config.images
-    return loss.clip_x0(eps_hat, schedule.named(config.schedule, config.T)) if clipped else eps_hat
+    return loss.clip_x0(eps_hat, config.chain) if clipped else eps_hat
 
 
 # Training
@@ -267,7 +272,7 @@ def walk(config, eps_hat, method=None, steps=None, eta=0.0, v=1.0):
 
 
 def _chain_walk(config, eps_hat, method, steps, eta, v):
-    chain = schedule.named(config.schedule, config.T)
+    chain = config.chain
     sampler.timesteps(config.T, steps)
 
     def go(z, rng):

@@ -20,12 +20,6 @@ from .forward import coef
 from .tensor import ops
 from .tensor.autodiff import vjp, xp_of
 
-
-def _total(x):
-    """The sum over each example's coordinates: (B, ...) -> (B,)."""
-    return ops.sum(x, axis=tuple(range(1, x.ndim)))
-
-
 # Derivatives of a vector field
 
 
@@ -38,7 +32,7 @@ def quadratic_form(f, x, v):
     Returns: (B, ...), (B,).
     """
     y, v_jacobian = vjp(f, x, v)
-    return y, _total(v_jacobian * v)
+    return y, ops.per_example(v_jacobian * v)
 
 
 def divergence(f, x):
@@ -66,7 +60,7 @@ def implicit(score_fn, x):
     x      : (B, ...) ~ p.
     """
     s, trace = divergence(score_fn, x)
-    return ops.mean(trace + 0.5 * _total(s * s))
+    return ops.mean(trace + 0.5 * ops.per_example(s * s))
 
 
 def sliced(score_fn, x, v):
@@ -78,7 +72,7 @@ def sliced(score_fn, x, v):
     x, v   : (B, ...), v of random signs or normal.
     """
     s, form = quadratic_form(score_fn, x, v)
-    return ops.mean(form + 0.5 * _total(s * s))
+    return ops.mean(form + 0.5 * ops.per_example(s * s))
 
 
 def from_eps(eps, sigma):
@@ -106,7 +100,7 @@ def denoising(score_fn, x0, sigma, eps):
     x0, eps: (B, ...), eps ~ N(0, I); sigma: a number or (B,).
     """
     error = score_fn(x0 + coef(sigma, x0) * eps) - from_eps(eps, sigma)
-    return 0.5 * ops.mean(_total(error * error))
+    return 0.5 * ops.mean(ops.per_example(error * error))
 
 
 def ncsn_loss(score_fn, x0, sigma, eps):
@@ -116,7 +110,7 @@ def ncsn_loss(score_fn, x0, sigma, eps):
     sigma  : (B,), drawn from the ladder (`noise_levels`); x0, eps: (B, ...), eps ~ N(0, I).
     """
     error = eps - to_eps(score_fn(x0 + coef(sigma, x0) * eps, sigma), sigma)
-    return 0.5 * ops.mean(_total(error * error))
+    return 0.5 * ops.mean(ops.per_example(error * error))
 
 
 # Sampling

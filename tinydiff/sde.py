@@ -339,4 +339,4 @@ def standard(process):
 
     Source : Song et al. 2021, arXiv:2011.13456, section 3.1 (p_T), appendix B (VP, sub-VP: N(0, I)), section 2.1 (VE).
     """
-    return lambda x: gaussian.log_density(x, 0.0, process.prior_std**2).reshape(len(x), -1).sum(axis=1)
+    return lambda x: ops.per_example(gaussian.log_density(x, 0.0, process.prior_std**2))

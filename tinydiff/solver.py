@@ -14,6 +14,7 @@ import numpy as np
 
 from . import score, sde
 from .forward import coef
+from .tensor import ops
 
 # Times
 
@@ -168,4 +169,4 @@ def predictor_corrector(process, score_fn, x, times, rng, snr=0.16, corrections=
 
 
 def _mean_norm(x):
-    return float(((x * x).reshape(len(x), -1).sum(axis=1) ** 0.5).mean())
+    return float((ops.per_example(x * x) ** 0.5).mean())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import editing, elbo, gaussian, loss, model, plot, schedule, sde, workers
+from . import editing, elbo, gaussian, loss, model, plot, sde, workers
 from .model import LIKELIHOOD, PICTURES, SAMPLES
 from .runs import one_thread
 from .tensor.device import device as device_called
@@ -72,7 +72,7 @@ def edit(run, how, pictures, n=8, amount=None, mask=None, steps=50, seed=0, devi
     needed = 2 if how in ("between", "blend") else 1
     if len(pictures) != needed:
         raise ValueError(f"{how} takes {needed} picture{'s' if needed > 1 else ''}, got {len(pictures)}")
-    chain, eps_hat = schedule.named(config.schedule, config.T), model.eps_fn(config, device.put(run.state.average))
+    chain, eps_hat = config.chain, model.eps_fn(config, device.put(run.state.average))
     steps, rng, x = min(steps, config.T), device.rng(seed, SAMPLES), device.put(pictures)
     z, fractions = rng.standard_normal((n, *config.shape), dtype="f4"), np.linspace(0, 1, n)
     walks = {
@@ -129,7 +129,7 @@ def bound(run, x, times=20, v=1.0, seed=0, device=None, n_workers=1, chunk=None)
         raise ValueError(f"the bound is of DDPM runs, this one is {config.kind}; `tinydiff likelihood` takes any")
     if not (0 <= v <= 1 and times >= 1):
         raise ValueError(f"v must be in [0, 1] and times at least 1, got {v} and {times}")
-    chain, guess = schedule.named(config.schedule, config.T), model.eps_fn(config, device.put(run.state.average))
+    chain, guess = config.chain, model.eps_fn(config, device.put(run.state.average))
     decoder = elbo.decoder_log_prob if config.images else gaussian.log_density
     reverse = elbo.reverse_fn(lambda x_t, t: (guess(x_t, t), v), chain)
     chunk = chunk or (50 if config.images else 4000)

@@ -17,11 +17,6 @@ from .forward import coef
 from .tensor import ops
 
 
-def _total(x):
-    """The sum over each example's coordinates: (B, ...) -> (B,)."""
-    return ops.sum(x, axis=tuple(range(1, x.ndim)))
-
-
 def reparameterise(mu, log_var, eps):
     """z = μ + σ ε, σ = exp(½ ln σ²): a draw from N(μ, σ²) that is a smooth function of μ and ln σ².
 
@@ -36,7 +31,7 @@ def kl(mu, log_var):
 
     Source : Kingma & Welling 2013, arXiv:1312.6114, eq. (10) and appendix B.
     """
-    return _total(gaussian.kl(mu, ops.exp(log_var), 0.0, 1.0))
+    return ops.per_example(gaussian.kl(mu, ops.exp(log_var), 0.0, 1.0))
 
 
 def bound(x, decode, mu, log_var, eps, noise_var, beta=1.0):
@@ -53,7 +48,7 @@ def bound(x, decode, mu, log_var, eps, noise_var, beta=1.0):
     if not np.all(np.asarray(noise_var) > 0):
         raise ValueError(f"noise_var, the variance of the decoder, must be positive, got {noise_var}")
     mean = decode(reparameterise(mu, log_var, eps))
-    return _total(gaussian.log_density(x, mean, coef(noise_var, x))) - beta * kl(mu, log_var)
+    return ops.per_example(gaussian.log_density(x, mean, coef(noise_var, x))) - beta * kl(mu, log_var)
 
 
 def negative_bound(x, decode, mu, log_var, eps, noise_var, beta=1.0):

@@ -258,6 +258,11 @@ def mean(x, axis=None, keepdims=False):
 # Shape
 
 
+def per_example(x):
+    """The sum over each example's coordinates: (B, ...) -> (B,)."""
+    return sum(x, axis=tuple(range(1, x.ndim)))
+
+
 @primitive
 def reshape(x, shape):
     return xp_of(x).reshape(x, shape)
