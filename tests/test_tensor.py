@@ -136,6 +136,8 @@ CASES = [
     case(ops.linear, "stack", (2, 3, 4), (4, 5), (5,)),
     case(ops.linear, "vector", (4,), (4, 5), (5,)),
     *(case(f, k, (2, 3, 4), **rest) for f in (ops.sum, ops.mean, ops.max) for k, rest in AXES.items()),
+    case(ops.per_example, "", (2, 3, 4)),
+    case(ops.per_example, "points", (3, 2)),
     case(ops.reshape, "", (2, 6), shape=(3, 4)),
     case(ops.reshape, "inferred", (2, 6), shape=(4, -1)),
     case(ops.reshape, "to 0-d", (1, 1), shape=()),
