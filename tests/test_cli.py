@@ -26,7 +26,7 @@ import safetensors.numpy
 from PIL import Image
 
 import tinydiff
-from tinydiff import checkpoint, data, evaluate, model, oracle, recipes, runs, schedule, sde, use, workers
+from tinydiff import checkpoint, data, evaluate, model, objective, oracle, recipes, runs, schedule, sde, use, workers
 from tinydiff.__main__ import main
 from tinydiff.tensor import device, tree
 
@@ -121,7 +121,7 @@ def kinds(kept):
     made += [(kind, "sde", {"process": kind}) for kind in sde.PROCESSES]
     made += [("ncsn-digits", "ncsn-mnist", {"folder": kept / "idx"})]
     for name, recipe, changes in made:
-        config, _ = recipes.configure(recipe, steps=2, batch=4, **changes)
+        config, *_ = recipes.configure(recipe, steps=2, batch=4, **changes)
         (kept / name).mkdir()
         runs.save(kept / name, config, runs.start(config))
     return kept
@@ -131,7 +131,7 @@ def kinds(kept):
 def labelled(kept, here):
     """Runs that know labels, of digits and of points, as they are before their first step but for their last layer."""
     for name, recipe, folder in (("digits", "mnist-class", kept / "idx"), ("points", "gaussians-class", None)):
-        config, _ = recipes.configure(recipe, folder, steps=2, batch=4, T=6)
+        config, *_ = recipes.configure(recipe, folder, steps=2, batch=4, T=6)
         state = runs.start(config)
         params = tree.map(lambda p: p + 0.1 * np.cos(np.arange(p.size, dtype="f4")).reshape(p.shape), state.params)
         (here / f"labelled-{name}").mkdir()
@@ -164,12 +164,12 @@ def test_a_label_and_its_weight_matter(labelled, name):
 
 def test_labels_are_learned_and_hidden_now_and_then(kept):
     """One in ten: of 4000 draws, 400 ± 19 are hidden; six standard deviations are missed once in 5e8."""
-    config, x = recipes.configure("mnist-class", kept / "idx", steps=2, batch=4000)
-    batch = model.batches(config, x, device.device("cpu"), recipes.load_labels(config))(0)
-    hidden = batch["label"] == 10
-    assert abs(hidden.sum() - 400) < 6 * 19 and (batch["label"][~hidden] < 4).all()
+    config, x, asked = recipes.configure("mnist-class", kept / "idx", steps=2, batch=4000)
+    batch = objective.batches(config, x, device.device("cpu"), asked)(0)
+    hidden = batch["given"] == 10
+    assert abs(hidden.sum() - 400) < 6 * 19 and (batch["given"][~hidden] < 4).all()
     bright = batch["x0"][..., 0].mean(1).argmax(1) // 2
-    assert (bright == batch["label"])[~hidden].all()
+    assert (bright == batch["given"])[~hidden].all()
 
 
 @pytest.mark.parametrize(
@@ -332,8 +332,8 @@ def test_own_images(here):
         (["train", "sde", "--process", "ncsn"], "got 'ncsn' for sde"),
         (["train", "moons", "--process", "vp"], "got 'vp' for moons"),
         (["train", "ncsn", "--process", "vp"], "got 'vp' for ncsn"),
-        (["train", "ncsn", "--schedule", "linear"], "ncsn has no DDPM schedule, got schedule; leave it out"),
-        (["train", "sde", "--T", "10"], "sde has no DDPM schedule, got T; leave it out"),
+        (["train", "ncsn", "--schedule", "linear"], "ncsn has no use for schedule, for it is no DDPM; leave it out"),
+        (["train", "sde", "--T", "10"], "sde has no use for T, for it is no DDPM; leave it out"),
         (["train", "ncsn-mnist", "--data", "nowhere"], "nowhere is no folder"),
         (["train", "images"], "give --data a folder"),
         (["train", "mnist", "--data", "nowhere"], "nowhere is no folder"),
@@ -799,7 +799,7 @@ def asked_of(run, n):
     rng = np.random.default_rng([0, model.EXAMPLES])
     if not run.config.images:
         return data.TOYS[run.config.data["name"]](n, rng)
-    x = recipes.load_data(run.config.data)
+    x, _ = recipes.load(run.config.data)
     return x[np.sort(rng.permutation(len(x))[:n])]
 
 
@@ -1051,9 +1051,9 @@ OPTIONS = {
     "--workers --seed --device",
     "elbo": "--times --v --out --n --data --split --workers --seed --device",
     "likelihood": "--steps --n --data --split --workers --seed --device",
-    "sample": "--sampler --steps --eta --v --label --guidance --n --out --workers --seed --device",
+    "sample": "--sampler --steps --eta --v --label --prompt --guidance --classifier --n --out --workers --seed --device",
     "edit": "--image --inpaint --sdedit --ilvr --between --blend --steps --n --out --seed --device",
-    "evaluate": "--n --sampler --steps --eta --guidance --recipe --data --split --workers --seed --device",
+    "evaluate": "--n --sampler --steps --eta --guidance --classifier --recipe --data --split --workers --seed --device",
     "schedule": "--T --beta-1 --beta-T --out",
     "check": "--schedule --T --seed",
     "info": "",
@@ -1191,7 +1191,7 @@ def test_ctrl_c_at_long_work_is_one_line_and_nothing_half_written(here, points, 
 @pytest.fixture
 def interrupt_at(monkeypatch):
     """Send this process `times` signals during a step, given its number from 1."""
-    real = model.batches
+    real = objective.batches
 
     def arrange(at, times=1, number=signal.SIGINT):
         def batches(*arguments):
@@ -1204,7 +1204,7 @@ def interrupt_at(monkeypatch):
 
             return interrupted
 
-        monkeypatch.setattr(model, "batches", batches)
+        monkeypatch.setattr(objective, "batches", batches)
 
     return arrange
 
@@ -1261,7 +1261,7 @@ def killed(a, b):
     saves.append(b) if str(b).endswith("checkpoint.safetensors") else None
     os.kill(os.getpid(), signal.SIGKILL) if len(saves) == 4 else replace(a, b)
 os.replace = killed
-config, x = recipes.configure("moons", steps=6, batch=16, T=24, schedule="cosine")
+config, x, _ = recipes.configure("moons", steps=6, batch=16, T=24, schedule="cosine")
 runs.train_run("r", config, x, every=0.0)
 """
 

@@ -167,10 +167,10 @@ def test_classifier_shapes_and_logits():
     config = classifier.Config(size=10, channels=3, classes=4, widths=[8, 16])
     params = classifier.init(np.random.default_rng(0), config)
     x = np.random.default_rng(1).normal(size=(5, 10, 10, 3)).astype(np.float32)
-    f, z = classifier.features(params, x, config), classifier.apply(params, x, config)
+    f, z = classifier.features(params, x, config), classifier.apply(params, x, None, config)
     assert f.shape == (5, 16) and z.shape == (5, 4) and z.dtype == np.float32
     assert np.array_equal(z, f @ params["out"]["w"] + params["out"]["b"])
-    alone = classifier.apply(params, x[3:4], config)
+    alone = classifier.apply(params, x[3:4], None, config)
     assert np.abs(alone - z[3]).max() < 1e-6
 
 
@@ -180,7 +180,7 @@ def test_every_parameter_of_the_classifier_matters(backend):
     x = backend.put(np.random.default_rng(1).normal(size=(4, 6, 6, 1)).astype(np.float32))
 
     def loss(params):
-        return ops.mean(classifier.apply(params, x, config) ** 2)
+        return ops.mean(classifier.apply(params, x, None, config) ** 2)
 
     _, grads = value_and_grad(loss)(params)
     for path, g in tree.flatten(grads).items():
@@ -198,7 +198,7 @@ def test_cross_entropy_is_that_of_the_softmax():
     params, x = classifier.init(rng, config), rng.normal(size=(5, 4, 4, 1)).astype(np.float32)
     params["out"]["w"] *= 3000  # logits beyond what exp could take
     target = rng.dirichlet(np.ones(3), size=5).astype(np.float32)
-    z = classifier.apply(params, x, config).astype(float)
+    z = classifier.apply(params, x, None, config).astype(float)
     log_p = z - z.max(axis=1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
     assert np.abs(z).max() > 100

@@ -10,7 +10,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tinydiff import elbo, gaussian, model, runs, schedule, sde, train, use
+from tinydiff import elbo, gaussian, model, objective, runs, schedule, sde, train, use
 from tinydiff.forward import coef
 
 MU, VAR = 0.3, 0.25
@@ -56,7 +56,7 @@ def exact(config):
 @pytest.fixture
 def knows_the_answer(monkeypatch):
     """Every run's network is the exact denoiser."""
-    monkeypatch.setattr(model, "eps_fn", lambda config, params, clip=True, label=None: exact(config))
+    monkeypatch.setattr(model, "eps_fn", lambda config, params, clip=True, given=None: exact(config))
 
 
 class Impulses:
@@ -208,7 +208,7 @@ def test_numbers_that_make_no_process_are_refused(process, says):
 def test_times_to_train_at_are_those_of_the_process(kind):
     config = config_of(kind)
     path, low = model.process(config)
-    t = model.draw_times(config, np.random.default_rng(0), 20_000)
+    t = objective.draw_times(config, np.random.default_rng(0), 20_000)
     assert t.shape == (20_000,) and low <= t.min() and t.max() <= path.end
     if kind == "ncsn":
         assert np.array_equal(np.unique(t), np.sort(model.ladder(config)))  # a thousand times each, evenly
@@ -219,7 +219,7 @@ def test_times_to_train_at_are_those_of_the_process(kind):
 @pytest.mark.parametrize("kind", ["ncsn", "vp", "subvp", "ve"])
 def test_the_network_sees_the_scale_of_data_and_a_clock_of_a_thousand(kind, monkeypatch):
     config, seen = config_of(kind), []
-    monkeypatch.setattr(model, "predictor", lambda config, params, label=None: lambda x, t: seen.append((x, t)) or x)
+    monkeypatch.setattr(model, "predictor", lambda config, params, given=None: lambda x, t: seen.append((x, t)) or x)
     path, low = model.process(config)
     u, x = np.array([low, path.end]), np.ones((2, 2), "f4")
     model.eps_fn(config, None)(x, u)
@@ -264,7 +264,7 @@ def test_samples_of_pictures_are_clipped_and_their_likelihood_is_of_what_is_not(
     """A clipped guess has no smooth flow."""
     asked = []
 
-    def eps_fn(config, params, clip=True, label=None):
+    def eps_fn(config, params, clip=True, given=None):
         asked.append(clip)
         return exact(config)
 

@@ -161,6 +161,8 @@ CASES = [
     case(ops._concatenate, "", (2, 1, 2), (2, 3, 2), call=lambda *xs: ops._concatenate(1, *xs)),
     case(ops.softmax, "", (3, 4)),
     case(ops.softmax, "axis", (3, 4, 2), axis=1),
+    case(ops.log_softmax, "", (3, 4)),
+    case(ops.log_softmax, "axis", (3, 4, 2), axis=1),
     case(ops.attention, "", (2, 3, 4), (2, 5, 4), (2, 5, 6)),
     *(
         case(f, f"{n} groups{', silu' * silu}", (2, 3, 2, 4), (4,), (4,), call=norm(f, n, silu), once=once)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from tinydiff import model, optim, recipes, runs, train
+from tinydiff import model, objective, optim, recipes, runs, train
 from tinydiff.tensor import tree
 from tinydiff.tensor.device import device
 
@@ -44,7 +44,8 @@ def examples(config, n=50):
 
 def loop(config, state=None, **replaced):
     """train.train on a Config: the generator."""
-    parts = {"step_fn": model.step_fn(config), "batches": model.batches(config, examples(config), CPU), **replaced}
+    batches = objective.batches(config, examples(config), CPU)
+    parts = {"step_fn": objective.step_fn(config), "batches": batches, **replaced}
     return train.train(state=state or runs.start(config), settings=train.Settings(**config.settings), **parts)
 
 
@@ -82,8 +83,8 @@ def test_it_yields_after_every_step_and_ends():
 
 def test_each_batch_is_a_function_of_seed_and_step():
     config = config_of()
-    batches, again = (model.batches(config, examples(config), CPU) for _ in range(2))
-    other = model.batches(config_of(seed=1), examples(config), CPU)
+    batches, again = (objective.batches(config, examples(config), CPU) for _ in range(2))
+    other = objective.batches(config_of(seed=1), examples(config), CPU)
     again(3)  # an order of asking that differs
     for step in (5, 0):
         first, second = tree.flatten(batches(step)), tree.flatten(again(step))
@@ -107,7 +108,7 @@ def test_the_state_that_was_yielded_is_never_written_to():
 def test_a_step_is_its_parts_one_after_the_other():
     """Against the same step put together by hand from the optimiser's functions, on trees."""
     config = config_of(steps=8, clip=0.2)
-    step_fn, batches = model.step_fn(config), model.batches(config, examples(config), CPU)
+    step_fn, batches = objective.step_fn(config), objective.batches(config, examples(config), CPU)
     params = average = runs.start(config).params
     moments = optim.adam_init(params)
     for k, (state, report) in enumerate(loop(config)):
@@ -156,8 +157,8 @@ def test_settings_that_make_no_sense_are_refused(wrong):
 
 def test_the_loss_of_the_spiral_falls():
     """From 1, which guessing no noise costs, to below 0.6 within 200 steps; it ends near 0.35."""
-    config, x = recipes.configure("spiral", steps=200, batch=128)
-    losses = [report.loss for _, report in loop(config, batches=model.batches(config, x, CPU))]
+    config, x, _ = recipes.configure("spiral", steps=200, batch=128)
+    losses = [report.loss for _, report in loop(config, batches=objective.batches(config, x, CPU))]
     assert abs(losses[0] - 1) < 0.53  # the mean of 256 squares of N(0, 1): six standard deviations, 2e-9
     assert np.mean(losses[-50:]) < 0.6
 
@@ -179,7 +180,7 @@ def test_memory_does_not_grow_over_a_thousand_steps():
 
 def planted(config, at, spoil_batch=None, spoil_gradient=None):
     """The reports before the error, and the error, of a run in which something is spoilt at one step."""
-    step_fn, good = model.step_fn(config), model.batches(config, examples(config), CPU)
+    step_fn, good = objective.step_fn(config), objective.batches(config, examples(config), CPU)
     seen = []
 
     def batches(step):
@@ -247,7 +248,7 @@ def test_first_not_finite_goes_in_order():
 
 def run_in(folder, config, stop_at=None, monkeypatch=None, **options):
     """runs.train_run in a folder, with a Ctrl-C during step number `stop_at` (from 1)."""
-    real = model.batches
+    real = objective.batches
 
     def interrupted(*args):
         batch = real(*args)
@@ -261,12 +262,12 @@ def run_in(folder, config, stop_at=None, monkeypatch=None, **options):
 
     state = runs.load(folder).state if (folder / "checkpoint.safetensors").exists() else None
     if stop_at:
-        monkeypatch.setattr(model, "batches", interrupted)
+        monkeypatch.setattr(objective, "batches", interrupted)
     try:
         return runs.train_run(folder, config, examples(config), state, CPU, **options)
     finally:
         if stop_at:
-            monkeypatch.setattr(model, "batches", real)
+            monkeypatch.setattr(objective, "batches", real)
 
 
 def record(folder):
@@ -359,9 +360,9 @@ def test_a_damaged_record_is_refused_and_left(tmp_path, damage):
 def test_a_run_saves_as_it_goes_and_draws_at_each_tenth(tmp_path, monkeypatch):
     saves, save = [], runs.save
 
-    def noted(folder, config, state):
+    def noted(folder, config, state, frozen):
         saves.append(state.step)
-        save(folder, config, state)
+        save(folder, config, state, frozen)
 
     monkeypatch.setattr(runs, "save", noted)
     run_in(tmp_path, config_of("unet", steps=20), every=0.0)

@@ -57,43 +57,71 @@ def _flush_or_drop():
 
 
 def _train(options):
-    from . import recipes, runs, train, use
+    from . import recipes, runs
     from .tensor.device import device
 
-    names = ("steps", "minutes", "batch", "lr", "seed", "schedule", "T", "target", "process")
-    where, changes = device(options.device), {name: getattr(options, name) for name in names}
-    state, start = None, 0
-    if options.resume:
-        folder = Path(options.out or Path("runs") / (options.recipe or "spiral"))
+    where, recipe = device(options.device), options.recipe or "spiral"
+    folder = Path(options.out or (Path("runs") / recipe if options.resume else runs.free_folder(recipe)))
+    first, stage = folder / "first_stage", None
+    half_done = runs.is_one(first) and not runs.is_one(folder)
+    if options.resume and not half_done:
         run = runs.load(folder)
-        config, state, start = run.config, run.state, run.state.step
-        wanted = {"recipe": options.recipe, "data": options.data, "split": options.split, **changes}
-        _same_run(config, folder, wanted)
-        x = recipes.load_data(config.data)
-        if x.shape[1:] != config.shape:
-            raise ValueError(f"the run in {folder} was trained on {config.shape}, its data are now {x.shape[1:]}")
-    else:
-        recipe = options.recipe or "spiral"
-        folder = Path(options.out) if options.out else runs.free_folder(recipe)
-        if (folder / "checkpoint.safetensors").exists():
-            raise ValueError(f"{folder} holds a run already; continue it with --resume, or name another --out")
-        config, x = recipes.configure(recipe, options.data, options.split or "train", **changes)
-    settings = train.Settings(**config.settings)
+        _same_run(run.config, folder, {"recipe": options.recipe, "data": options.data, **_changes(options)})
+        x, shown = recipes.load(run.config.data)
+        if x.shape[1:] != run.config.shape:
+            raise ValueError(f"the run in {folder} was trained on {run.config.shape}, its data are now {x.shape[1:]}")
+        return _go_on(run, x, recipes.asked_of(run.config, shown), where, options)
+    if not options.resume and (half_done or runs.is_one(folder)):
+        raise ValueError(f"{folder} holds a run already; continue it with --resume, or name another --out")
+    changes = _changes(options)
+    split = changes.pop("split") or "train"
+    config, x, asked = recipes.configure(recipe, options.data, split, **changes)
+    if config.first_stage:
+        if runs.is_one(first):
+            stage = runs.load(first)
+        else:
+            same = {name: changes[name] for name in ("steps", "seed")}
+            same["minutes"] = options.minutes and recipes.FIRST_STAGE * options.minutes
+            its, _, _ = recipes.configure(recipes.RECIPES[recipe].first_stage, options.data, split, **same)
+            stage = runs.Run(first, its, runs.start(its))
+        again = f"tinydiff train {recipe} --resume --out {shlex.quote(str(folder))}"
+        stopped = _go_on(stage, x, None, where, options, again)
+        if stopped:
+            return stopped
+        stage = runs.load(first)
+        config = runs.with_first_stage(config, stage, x)
+    return _go_on(runs.Run(folder, config, runs.start(config), stage and stage.state.average), x, asked, where, options)
+
+
+def _changes(options):
+    """What the command line asks to be other than the recipe has it; None where it asks nothing."""
+    names = ("split", "steps", "minutes", "batch", "lr", "seed", "schedule", "T", "target", "process")
+    return {name: getattr(options, name) for name in names}
+
+
+def _go_on(run, x, asked, where, options, again=None):
+    """Train a run from where it is, and draw its pictures; returns the exit status of a signal, or None."""
+    from . import recipes, runs, train, use
+
+    config, folder, settings = run.config, run.folder, train.Settings(**run.config.settings)
     ends = [f"{settings.steps:,} steps"] if settings.steps else []
     ends += [f"{settings.minutes:g} minutes"] if settings.minutes else []
     print(f"{config.recipe}, {recipes.RECIPES[config.recipe].about}: {len(x):,} examples, {' or '.join(ends)}, "
           f"on {where.name}; writing {folder}", flush=True)  # fmt: skip
-    if start:
-        print(f"resumed after step {start:,}", flush=True)
-    labels = recipes.load_labels(config)
-    state, stopped = runs.train_run(folder, config, x, state, where, options.workers, labels=labels)
+    if run.state.step:
+        print(f"resumed after step {run.state.step:,}", flush=True)
+    state, stopped = runs.train_run(
+        folder, config, x, run.state, where, options.workers, asked=asked, frozen=run.frozen
+    )  # fmt: skip
     if stopped:
-        again = f"tinydiff train --resume --out {shlex.quote(str(folder))}"
+        again = again or f"tinydiff train --resume --out {shlex.quote(str(folder))}"
         print(f"stopped after step {state.step:,}; saved. Continue with: {again}")
         return 128 + stopped
-    use.pictures(folder, runs.load(folder), x, device=where, n_workers=options.workers)
+    names = use.pictures(runs.load(folder), x, asked, device=where, n_workers=options.workers)
     taken = f"{state.step:,} steps in {state.seconds / 60:.1f} minutes"
-    print(f"done: {taken}; look at {folder / 'samples.png'}, reverse.gif, forward.png and loss.png")
+    *others, last = names
+    print(f"done: {taken}; look at {folder / names[0]}" + "".join(f", {name}" for name in others[1:]) + f" and {last}")
+    return None
 
 
 def _same_run(config, folder, wanted):
@@ -116,6 +144,7 @@ def _sample(options):
 
     run, out = runs.load(options.run_folder), Path(options.out)
     method = options.sampler or model.usual(run.config)
+    classifier = _classifier_of(options)
     _eta_is_of_ddim(options.eta, method)
     if options.v is not None and method != "ddpm":
         raise ValueError(f"--v is of ddpm, got --sampler {method}")
@@ -124,19 +153,31 @@ def _sample(options):
     chosen = {name: getattr(options, name) for name in ("steps", "eta", "seed")}
     chosen |= {"v": 1.0 if options.v is None else options.v}
     chosen |= {"device": device(options.device), "n_workers": options.workers}
-    chosen |= {"label": options.label, "w": options.guidance}
+    understands = classifier.config if classifier else run.config
+    asked = model.asked_for(understands, options.n, options.label, options.prompt)
+    chosen |= {"asked": asked, "w": options.guidance, "classifier": classifier}
     x = use.draw(run, options.n, method, frames=60 if out.suffix == ".gif" else 0, **chosen)
     if out.suffix == ".gif":
         plot.reverse_gif(x, out)
     elif out.suffix == ".npz":
         with files.write_aside(out) as aside:
-            asked = model.asked_for(run.config, options.n, options.label)
-            np.savez_compressed(aside, x=x, **({} if asked is None else {"label": asked}))
+            name = "caption" if understands.captions else "label"
+            np.savez_compressed(aside, x=x, **({} if asked is None else {name: np.asarray(asked)}))
     elif run.config.images:
         plot.image_grid(x, out)
     else:
-        plot.scatter(x, out, data=recipes.load_data(run.config.data, n=len(x)))
+        plot.scatter(x, out, data=recipes.load(run.config.data, n=len(x))[0])
     print(f"wrote {out}: {options.n} samples of {run.folder}, {method}")
+
+
+def _classifier_of(options):
+    """The Run that --classifier names, or None."""
+    from . import runs
+
+    run = runs.load(options.classifier) if options.classifier else None
+    if run and run.config.kind != "classifier":
+        raise ValueError(f"{options.classifier} is no classifier but {run.config.kind}; train mnist-classifier")
+    return run
 
 
 def _eta_is_of_ddim(eta, method):
@@ -169,58 +210,67 @@ def _edit(options):
 
 
 def _evaluate(options):
-    from . import data, evaluate, model, runs, use
+    from . import data, evaluate, glyphs, model, recipes, runs, use
     from .tensor.device import device
 
     source = Path(options.source)
     run = None if source.suffix == ".npz" else runs.load(source)
-    x, asked_for = (None, None) if run else _samples_in(source)
-    if not run and (options.n or options.sampler or options.steps):
-        raise ValueError("--n, --sampler and --steps draw from a run; a file's samples are taken as they are")
-    images = run.config.images if run else x.ndim == 4
+    x, asked = (None, None) if run else _samples_in(source)
+    if not run and (options.n or options.sampler or options.steps or options.classifier):
+        raise ValueError("--n, --sampler, --steps and --classifier draw from a run; a file is taken as it is")
+    images, captions = (run.config.images, run.config.captions) if run else (x.ndim == 4, _are_captions(asked))
     place = run.config.data if run else {"name": "mnist" if images else "spiral", "folder": None, "split": "train"}
-    asked = {"name": options.recipe, "folder": options.data, "split": options.split}
+    wanted = {"name": options.recipe, "folder": options.data, "split": options.split}
     if options.recipe and options.recipe != place["name"]:
         place = {**place, "folder": None}  # the run's folder holds other data
-    place = {**place, **{name: value for name, value in asked.items() if value}}
-    if images:
-        real, labels = data.load(place["name"], place["folder"], place["split"])
+    place = {**place, **{name: value for name, value in wanted.items() if value}}
+    if images and not captions:
+        real, labels = recipes.load(place)
         if labels is None:
             raise ValueError("a judge learns from labels, and these images have none; try mnist or fashion-mnist")
-    elif place["name"] not in data.TOYS:
+        labels = glyphs.labels(map(glyphs.parse, labels)) if place["name"] == "glyphs" else labels
+    elif not images and place["name"] not in data.TOYS:
         raise ValueError(f"points need a toy set beside them, got {place['name']!r}; --recipe {' or '.join(data.TOYS)}")
     if run:
-        n, method = 1000 if images else 2000, model.usual(run.config)
+        usual, method, classifier = 1000 if images else 2000, model.usual(run.config), _classifier_of(options)
+        usual = len(glyphs.split("test")) if captions else usual
         method = "ddpm" if method == "ddim" and not images else method
         chosen = {"steps": options.steps, "seed": options.seed, "n_workers": options.workers}
-        chosen["device"] = device(options.device)
+        chosen |= {"device": device(options.device), "classifier": classifier}
         chosen |= {"w": options.guidance, "eta": options.eta}
         _eta_is_of_ddim(options.eta, options.sampler or method)
-        x = use.draw(run, options.n or n, options.sampler or method, **chosen)
-        asked_for = model.asked_for(run.config, len(x))
-    if images:
+        asked = model.asked_for(classifier.config if classifier else run.config, options.n or usual)
+        x = use.draw(run, options.n or usual, options.sampler or method, asked=asked, **chosen)
+    if captions:
+        report = evaluate.read_glyphs(x, asked)
+    elif images:
         judge = evaluate.train_judge(real, labels, seed=options.seed)
         seen, held_out = evaluate.shares(len(real), options.seed)
-        report = evaluate.judge_digits(judge, x, real[seen], real[held_out], options.seed, asked_for)
+        report = evaluate.judge_digits(judge, x, real[seen], real[held_out], options.seed, asked)
     else:
         rng = np.random.default_rng([options.seed, model.EVALUATION])
         report = evaluate.energy_report(x, data.TOYS[place["name"]], rng)
     print("\n".join(report.lines()))
 
 
+def _are_captions(asked):
+    return asked is not None and asked.dtype.kind == "U"
+
+
 def _samples_in(path):
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            x, labels = arrays["x"], arrays["label"] if "label" in arrays else None
+            x, asked = arrays["x"], next((arrays[name] for name in ("label", "caption") if name in arrays), None)
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {path}") from None
     except Exception as problem:  # a zip, header or pickle error, each with its own exception
         raise ValueError(f"{path} holds no samples ({_one_line(problem)}); `tinydiff sample` writes them") from None
     if x.dtype.kind != "f" or x.ndim not in (2, 4) or not len(x) or not np.isfinite(x).all():
         raise ValueError(f"{path}: x must be finite floats (N, 2) or (N, H, W, C), got {x.dtype} {x.shape}")
-    if labels is not None and (labels.shape != x.shape[:1] or labels.dtype.kind not in "iu"):
-        raise ValueError(f"{path}: label must be {len(x)} whole numbers, got {labels.dtype} {labels.shape}")
-    return x, labels
+    if asked is not None and (asked.shape != x.shape[:1] or asked.dtype.kind not in "iuU"):
+        wanted = f"{len(x)} whole numbers, or captions"
+        raise ValueError(f"{path}: label must be {wanted}, got {asked.dtype} {asked.shape}")
+    return x, asked
 
 
 def _examples(options, config, n):
@@ -230,7 +280,7 @@ def _examples(options, config, n):
     asked = {"folder": options.data, "split": options.split}
     place = {**config.data, **{name: value for name, value in asked.items() if value}}
     if config.images:
-        x = recipes.load_data(place)
+        x, _ = recipes.load(place)
         if x.shape[1:] != config.shape:
             raise ValueError(f"the run was trained on examples of {config.shape}, these are {x.shape[1:]}")
         chosen = np.random.default_rng([options.seed, model.EXAMPLES]).permutation(len(x))[:n]
@@ -366,6 +416,9 @@ def _info(options):
     else:
         print(f"guesses    {config.target}, weighting {config.weighting}, {config.schedule} schedule, T = {config.T}")
     print(f"network    {json.dumps(config.network)}")
+    if config.first_stage:
+        network, scale = json.dumps(config.first_stage["network"]), config.first_stage["scale"]
+        print(f"of codes   {config.z_shape}, scaled by {scale:.4g}, of {network}")
     print(f"settings   {json.dumps({k: v for k, v in config.settings.items() if v is not None})}")
     blocks = runs.parameters_by_block(run)
     print(f"parameters {sum(blocks.values()):,}")
@@ -393,7 +446,9 @@ def _parser():
         "recipes: spiral (the default), moons, gaussians, checkerboard, circles: points in the plane, a minute; "
         "mnist, fashion-mnist: downloaded, or read from --data; images: your own, --data a folder or a .npy array; "
         "mnist-class, gaussians-class: by their labels, for sample --label; ncsn, ncsn-mnist: by score matching at a "
-        "ladder of noise levels; sde: in continuous time, --process.",
+        "ladder of noise levels; sde: in continuous time, --process; mnist-classifier: for sample --classifier; "
+        "mnist-vae, glyphs-vae: autoencoders; mnist-latent: a diffusion of its codes, the two trained in turn; glyphs: "
+        "characters of a font, drawn here; glyphs-text: the same from captions, in codes, for sample --prompt.",
     )  # fmt: skip
     sub.add_argument("recipe", nargs="?", metavar="RECIPE", help="what to train (default: spiral)")
     sub.add_argument("--out", metavar="RUN", help="the run folder (default: runs/RECIPE, or the next free name)")
@@ -417,6 +472,7 @@ def _parser():
     _eta(sub)
     sub.add_argument("--v", type=float, help="variance of ddpm: 1 for beta, 0 for beta tilde (default: 1)")
     sub.add_argument("--label", type=int, help="of a run with labels: what to draw (default: each in turn)")
+    sub.add_argument("--prompt", metavar="WORDS", help='of a run that reads: "a small seven at the top left"')
     _guidance(sub)
     sub.add_argument("--n", type=_whole, default=64, help="how many (default: 64)")
     sub.add_argument("--out", default="samples.png", metavar="FILE", help=".png, .gif or .npz (default: samples.png)")
@@ -487,7 +543,9 @@ def _eta(sub):
 
 
 def _guidance(sub):
-    sub.add_argument("--guidance", type=float, default=0.0, metavar="W", help="lean on labels, (1+W) with - W without")
+    lean = "lean on what is asked for: (1+W) with - W without (default: 0)"
+    sub.add_argument("--guidance", type=float, default=0.0, metavar="W", help=lean)
+    sub.add_argument("--classifier", metavar="RUN", help="leads a run without labels to --label")
 
 
 def _sampler(sub, usual):

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from . import optim
+from . import glyphs, optim
 from .nn import classifier
 from .tensor import ops
-from .tensor.autodiff import value, value_and_grad
+from .tensor.autodiff import value_and_grad
 
 SURE = 0.9  # what the judge must give its first choice to count as sure of it
 BLOCK = 2**17  # distances held at a time: 1 MB of float64
@@ -111,6 +111,39 @@ def energy_report(x, sample_data, rng, pairs=5):
     return EnergyReport(float(np.median(ours)), float(np.median(theirs)), len(x), pairs)
 
 
+# ------------------------------------------------------------------------------------------ captions
+
+
+@dataclasses.dataclass(frozen=True)
+class GlyphReport:
+    """What `read_glyphs` found: shares of n pictures that show what their captions said, by attribute and in all."""
+
+    n: int
+    shares: dict
+
+    def lines(self):
+        """The report, line by line."""
+        return [f"{self.n} pictures, each read by the nearest of all glyphs in all places: as the caption says",
+                *(f"{name:32}{share:9.1%}" for name, share in self.shares.items())]  # fmt: skip
+
+
+def read_glyphs(x, captions):
+    """Do the pictures show what the captions say? Attributes are read off the nearest picture there is (glyphs.read).
+
+    x: (N, 28, 28, 1); captions: N of them. Returns: GlyphReport.
+    Raises : ValueError for pictures of another shape, or what is no caption.
+    """
+    if x.shape[1:] != (glyphs.SIDE, glyphs.SIDE, 1):
+        raise ValueError(f"glyphs are ({glyphs.SIDE}, {glyphs.SIDE}, 1), got the shape {x.shape}")
+    names = {"character": "what", "weight": "bold", "slant": "slanted", "size": "large", "place": "place"}
+    pairs = list(zip(glyphs.read(_finite(x, "pictures")), map(glyphs.parse, captions), strict=True))
+    shares = {
+        name: float(np.mean([getattr(seen, field) == getattr(said, field) for seen, said in pairs]))
+        for name, field in names.items()
+    }
+    return GlyphReport(len(pairs), {**shares, "all of them": float(np.mean([seen == said for seen, said in pairs]))})
+
+
 # --------------------------------------------------------------------------------------- the judge
 
 
@@ -173,9 +206,7 @@ def _train(x, labels, config, rng, steps, batch, lr):
 
 def _cross_entropy(params, x, target, config):
     """-Σ target ln p over the classes, the mean over the batch; target (B, classes), each row a law."""
-    z = classifier.apply(params, x, config)
-    z = z - ops.max(value(z), axis=1, keepdims=True)  # so that exp cannot overflow
-    return ops.mean(ops.log(ops.sum(ops.exp(z), axis=1)) - ops.sum(z * target, axis=1))
+    return -ops.mean(ops.sum(target * ops.log_softmax(classifier.apply(params, x, None, config)), axis=1))
 
 
 def _shifted(x, by, rng):

@@ -62,6 +62,19 @@ def every(characters=CHARACTERS):
     return [Glyph(*choice) for choice in itertools.product(characters, either, either, either, PLACES)]
 
 
+def split(name, characters=CHARACTERS):
+    """The glyphs of these characters to learn from, "train", or "test": a fifth of the combinations, held out.
+
+    Dealt out at random, once for all: each attribute is seen in training, and most pairs, but not all of them together.
+    """
+    if name not in ("train", "test"):
+        raise ValueError(f"unknown split {name!r}; wanted 'train' or 'test'")
+    held_out = np.random.default_rng(0).permutation(len(CHARACTERS) * 72)[: len(CHARACTERS) * 72 // 5]
+    chosen = set(held_out.tolist())
+    among = set(characters)
+    return [glyph for i, glyph in enumerate(every()) if (i in chosen) == (name == "test") and glyph.what in among]
+
+
 # Pictures
 
 
@@ -96,6 +109,20 @@ def sample(n, rng, among=None):
 def labels(glyphs):
     """(n,) int64: the index in CHARACTERS of what each is; a digit's is its value."""
     return np.array([CHARACTERS.index(glyph.what) for glyph in glyphs], np.int64)
+
+
+def read(pictures):
+    """The Glyph that each of (n, 28, 28, 1) pictures is nearest to, of all, in each place that `sample` may put it."""
+    x, (shown, templates, half_squares) = np.reshape(pictures, (len(pictures), -1)), _templates()
+    blocks = [slice(i, i + 100) for i in range(0, len(x), 100)]
+    return [shown[i] for part in blocks for i in (x[part] @ templates.T - half_squares).argmax(axis=1)]
+
+
+@cache
+def _templates():
+    shown = [(glyph, down, right) for glyph in every() for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    templates = np.array([draw(*one).ravel() for one in shown])
+    return [glyph for glyph, _, _ in shown], templates, (templates**2).sum(axis=1) / 2
 
 
 @cache

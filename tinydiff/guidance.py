@@ -28,18 +28,30 @@ def log_prob_grad(logits_fn, y):
     logits_fn: (x (B, ...), t) -> (B, K), trained on noised data; y: a label or (B,) labels in 0..K-1, on the host.
     Raises : ValueError for a label that the classifier has not got.
     """
-    y = np.reshape(y, (-1, 1))
 
     def log_prob(x, t):
-        logits = logits_fn(x, t)
-        classes, xp = logits.shape[-1], autodiff.xp_of(logits)
-        if np.any((y < 0) | (y >= classes)):
-            raise ValueError(f"labels must be in 0..{classes - 1}, got {y.min()}..{y.max()}")
-        chosen = xp.asarray(y == np.arange(classes), dtype=logits.dtype)
-        logits = logits - autodiff.value(logits).max(axis=-1, keepdims=True)
-        return ops.sum(chosen * logits) - ops.sum(ops.log(ops.sum(ops.exp(logits), axis=-1)))
+        return ops.sum(_log_prob(logits_fn(x, t), y))
 
     return lambda x, t: autodiff.grad(log_prob)(x, t)
+
+
+def classifier_loss(logits_fn, schedule, x0, t, eps, y):
+    """-E ln p(y | x_t): what a classifier learns by that is to be asked of x_t, at every t.
+
+    Source : Dhariwal & Nichol 2021, arXiv:2105.05233, section 4 (a classifier trained on noised images).
+    logits_fn: see `log_prob_grad`. x0, eps: (B, ...); t: (B,) in 1..T; y: (B,) labels.
+    """
+    x_t = forward.q_sample(schedule, x0, t, eps)
+    return -ops.mean(_log_prob(logits_fn(x_t, t), y))
+
+
+def _log_prob(logits, y):
+    """ln softmax(logits)_y: (B,). Raises ValueError for a label that there is no logit for."""
+    y, classes = np.reshape(y, (-1, 1)), logits.shape[-1]
+    if np.any((y < 0) | (y >= classes)):
+        raise ValueError(f"labels must be in 0..{classes - 1}, got {y.min()}..{y.max()}")
+    chosen = autodiff.xp_of(logits).asarray(y == np.arange(classes), dtype=logits.dtype)
+    return ops.sum(chosen * ops.log_softmax(logits), axis=-1)
 
 
 def classifier(eps_fn, process, log_prob_grad, scale=1.0):

@@ -1,25 +1,23 @@
-"""What a run's Config stands for: its network, the process that it was trained on, its loss, and the ways to sample it.
+"""What a run's Config stands for: its network, the process that it was trained on, and the ways to sample it.
 
 A model is a noise estimate ε̂(x, u) and the process whose u it knows: the steps of a DDPM, the rungs of NCSN's ladder,
 or the continuous time of an SDE. Since one process can borrow another's network (`sde.match`), every solver runs on
-every model.
+every model. What it is a model of may be pictures, or their codes in an autoencoder.
 """
 import dataclasses
 import math
 
 import numpy as np
 
-from . import guidance, loss, sampler, schedule, score, sde, solver
+from . import glyphs, guidance, latent, loss, sampler, schedule, score, sde, solver
 from .forward import coef
-from .nn import mlp, unet
-from .tensor import autodiff
+from .nn import autoencoder, captioned, classifier, mlp, unet
 
-NETWORKS = {"mlp": mlp, "unet": unet}
+NETWORKS = {"mlp": mlp, "unet": unet, "captioned": captioned, "autoencoder": autoencoder, "classifier": classifier}
 
 # What a draw is for. A generator is seeded by [seed, purpose, number], so no two of them share a stream.
-TOY_DATA, WEIGHTS, BATCH, NOISE, SAMPLES, PICTURES, EVALUATION, EXAMPLES, LIKELIHOOD = range(1, 10)
+TOY_DATA, WEIGHTS, BATCH, NOISE, SAMPLES, PICTURES, EVALUATION, EXAMPLES, LIKELIHOOD, CODES = range(1, 11)
 
-DROPPED = 0.1  # share of labels hidden in training, so that the network learns to do without (Ho & Salimans)
 SIGMA_MAX = 80.0  # a flow need not begin further out: x_0 adds 1 part in 6400 to the variance there (Karras et al.)
 
 
@@ -30,7 +28,9 @@ class Config:
     data: name, folder and split; network: its kind and its Config's fields; shape: of one example.
     process: None for the DDPM chain of schedule, T, target and weighting; else its kind and numbers, e.g.
     {"kind": "ncsn", "sigma_max": 2.0, "sigma_min": 0.02, "levels": 10, "steps": 100} (Langevin steps at each level) or
-    {"kind": "vp"}: the network guesses ε.
+    {"kind": "vp"}: the network guesses ε. What is no diffusion has a kind too: {"kind": "classifier"} of what the
+    chain noised, and {"kind": "vae", "noise_var": 0.01, "beta": 0.1} (vae.bound).
+    first_stage: of a diffusion of codes, {"network": that of the autoencoder, "scale": latent.latent_scale}.
     """
 
     recipe: str
@@ -43,6 +43,7 @@ class Config:
     target: str = "eps"
     weighting: str = "simple"
     process: dict | None = None
+    first_stage: dict | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -52,6 +53,22 @@ class Config:
     @property
     def images(self):
         return len(self.shape) == 3
+
+    @property
+    def z_shape(self):
+        """Of what begins as noise: a code where there is an autoencoder, else an example itself."""
+        return self.coder.shape if self.first_stage or self.kind == "vae" else self.shape
+
+    @property
+    def coder(self):
+        """The Config of its autoencoder: its first stage, or itself."""
+        fields = self.first_stage["network"] if self.first_stage else self.network
+        return autoencoder.Config(**{name: value for name, value in fields.items() if name != "kind"})
+
+    @property
+    def in_pixels(self):
+        """A diffusion of pictures as they are, whose x_0 is in [-1, 1]."""
+        return self.images and not self.first_stage
 
     @property
     def chain(self):
@@ -64,8 +81,13 @@ class Config:
         return self.network.get("classes", 0)
 
     @property
+    def captions(self):
+        """Does its network read?"""
+        return self.network["kind"] == "captioned"
+
+    @property
     def kind(self):
-        """ddpm, ncsn, vp, subvp or ve."""
+        """ddpm, ncsn, vp, subvp or ve; vae; classifier."""
         return "ddpm" if self.process is None else self.process["kind"]
 
 
@@ -79,10 +101,10 @@ def network(config):
     return module, module.Config(**fields)
 
 
-def predictor(config, params, label=None):
-    """What the network guesses, f(x_t, t), with these parameters, for (B,) labels or for none."""
+def predictor(config, params, given=None):
+    """What the network guesses, f(x_t, t), with these parameters. given: a `condition`, or None."""
     module, shape = network(config)
-    return lambda x, t: module.apply(params, x, t, shape, label=label)
+    return lambda x, t: module.apply(params, x, t, shape, *([] if given is None else [given]))
 
 
 def process(config):
@@ -96,7 +118,8 @@ def process(config):
         rungs = ladder(config)
         return sde.EDM(float(rungs[0])), float(rungs[-1])
     if config.kind not in sde.PROCESSES:
-        raise ValueError(f"process must be none, for ddpm, or ncsn, {', '.join(sde.PROCESSES)}, got {config.kind!r}")
+        wanted = f"none, for ddpm, or ncsn, {', '.join(sde.PROCESSES)}"
+        raise ValueError(f"the process of a diffusion must be {wanted}, got {config.kind!r}")
     numbers = {name: value for name, value in config.process.items() if name != "kind"}
     return sde.PROCESSES[config.kind](**numbers), 1e-3
 
@@ -106,15 +129,15 @@ def ladder(config):
     return score.noise_levels(*(config.process[name] for name in ("sigma_max", "sigma_min", "levels")))
 
 
-def eps_fn(config, params, clip=True, label=None):
-    """The trained ε̂(x, u), u in its process's time; of a DDPM on images with x̂_0 kept in [-1, 1], unless not `clip`.
+def eps_fn(config, params, clip=True, given=None):
+    """The trained ε̂(x, u), u in its process's time; of a DDPM in pixels with x̂_0 kept in [-1, 1], unless not `clip`.
 
     Other processes show the network x at the scale of data, x / √(a² + b²), and a clock that runs from 0 to 1000.
     """
-    guess = predictor(config, params, label)
+    guess = predictor(config, params, given)
     if config.kind == "ddpm":
         chain = config.chain
-        return loss.eps_fn(guess, chain, config.target, clip=clip and config.images)
+        return loss.eps_fn(guess, chain, config.target, clip=clip and config.in_pixels)
     path, low = process(config)
     span = math.log(path.end / low) or 1.0  # of a ladder of one rung, whose clock stands at 0
 
@@ -124,79 +147,94 @@ def eps_fn(config, params, clip=True, label=None):
     return lambda x, u: guess(coef(1 / np.hypot(path.signal(u), path.noise(u)), x) * x, clock(u))
 
 
-def guided(config, params, label, w=0.0):
-    """ε̂ for (B,) labels, leaning on them by classifier-free guidance (guidance.classifier_free); w = 0 only conditions.
+# What a sample is asked to show
 
-    Guided before x̂_0 is clipped, so that what is clipped is what is used.
+
+def asked_for(config, n, label=None, prompt=None):
+    """What each of n samples is to show: (n,) labels, `label` or each in turn; n captions, `prompt` or those of each
+    held-out glyph in turn; None for a run that takes neither.
+
+    Raises ValueError for a label or a prompt that the run does not understand.
+    """
+    if label is not None and not config.classes:
+        raise ValueError(f"this run knows no labels, got {label}; train mnist-class")
+    if prompt is not None and not config.captions:
+        raise ValueError(f"this run does not read, got {prompt!r}; train glyphs-text")
+    if config.captions and prompt is None:
+        held_out = glyphs.split("test")
+        held_out = [held_out[i] for i in np.random.default_rng(0).permutation(len(held_out))]
+        return [glyphs.caption(held_out[i % len(held_out)]) for i in range(n)]
+    if config.captions:
+        glyphs.tokens([prompt])
+        return [prompt] * n
+    if label is not None and not 0 <= label < config.classes:
+        raise ValueError(f"label must be in 0..{config.classes - 1}, got {label}")
+    if config.classes:
+        return np.arange(n) % config.classes if label is None else np.full(n, label)
+    return None
+
+
+def condition(config, asked):
+    """What the network is given for what was `asked_for`: labels as they are, captions as numbers of words."""
+    if not config.captions or asked is None:
+        return asked
+    return dict(zip(("ids", "mask"), glyphs.tokens(asked), strict=True))
+
+
+def nothing(config):
+    """The condition that asks for nothing, for one example; None for a run that is never asked."""
+    return {"ids": 0, "mask": False} if config.captions else config.classes or None
+
+
+def guided(config, params, given, w=0.0):
+    """ε̂ for a `condition` of B examples, leaning on it by classifier-free guidance (guidance.classifier_free).
+
+    Guided before x̂_0 is clipped, so that what is clipped is what is used; w = 0 only conditions.
     """
     if w == 0:
-        return eps_fn(config, params, label=label)
+        return eps_fn(config, params, given=given)
 
-    def labelled(x, t, label):
-        return eps_fn(config, params, clip=False, label=label)(x, t)
+    def asked(x, t, given):
+        return eps_fn(config, params, clip=False, given=given)(x, t)
 
-    eps_hat = guidance.classifier_free_at_once(labelled, label, config.classes, w)
-    clipped = config.kind == "ddpm" and config.images
-    return loss.clip_x0(eps_hat, config.chain) if clipped else eps_hat
+    return _clipped(config, guidance.classifier_free_at_once(asked, given, nothing(config), w))
 
 
-# Training
+def classified(config, params, classifier, weights, label, scale=1.0):
+    """ε̂ of a run without labels, led to (B,) labels by a classifier of what its chain noised (guidance.classifier).
 
-
-def step_fn(config):
-    """(params, batch) -> (loss, gradients) for a batch {"x0", "t", "eps"}, or with "label": the process's own loss.
-
-    A mean over coordinates too, so that learning rate and clipping mean the same for points and pictures.
+    classifier, weights: the Config of a run that is one, and its parameters.
+    Raises ValueError for another chain, or other pictures, than the classifier's.
     """
-    path, _ = process(config)
-    per_coordinate = 2 / math.prod(config.shape)
-
-    def l_simple(params, x0, t, eps, label=None):
-        guess = predictor(config, params, label)
-        return loss.l_simple(guess, path.schedule, x0, t, eps, config.target, config.weighting)
-
-    def ncsn(params, x0, t, eps, label=None):
-        guess = eps_fn(config, params, label=label)
-        return per_coordinate * score.ncsn_loss(lambda x, s: score.from_eps(guess(x, s), s), x0, t, eps)
-
-    def continuous(params, x0, t, eps, label=None):
-        return per_coordinate * sde.loss(eps_fn(config, params, label=label), path, x0, t, eps)
-
-    chosen = {"ddpm": l_simple, "ncsn": ncsn}.get(config.kind, continuous)
-    return autodiff.value_and_grad(lambda params, batch: chosen(params, **batch))
+    for name in ("kind", "shape", "schedule", "T", "first_stage"):
+        wanted = "classifier" if name == "kind" else getattr(config, name)
+        if getattr(classifier, name) != wanted:
+            got = getattr(classifier, name)
+            raise ValueError(f"the classifier's {name} must be {wanted}, got {got}; train mnist-classifier to match")
+    grad = guidance.log_prob_grad(predictor(classifier, weights), label)
+    return _clipped(config, guidance.classifier(eps_fn(config, params, clip=False), process(config)[0], grad, scale))
 
 
-def draw_times(config, rng, n):
-    """(n,) times to train at: whole ones, rungs of the ladder, or real ones, each as likely as the others."""
-    if config.kind == "ddpm":
-        return loss.draw_times(rng, n, config.T)
-    if config.kind == "ncsn":
-        rungs = ladder(config)
-        return rungs[loss.draw_times(rng, n, len(rungs)) - 1]
-    path, low = process(config)
-    return low + (path.end - low) * loss.even_uniforms(rng, n)
+def _clipped(config, eps_hat):
+    return loss.clip_x0(eps_hat, config.chain) if config.kind == "ddpm" and config.in_pixels else eps_hat
 
 
-def batches(config, x, device, labels=None):
-    """step -> batch: its examples, times and noise depend on (seed, step) alone, and not on the device.
+# Codes
 
-    Drawn on the host: a generator on a GPU is slow to make, and would draw other numbers. Times stay there, and labels,
-    of which one in ten is hidden.
-    """
 
-    seed, size = config.settings["seed"], config.settings["batch"]
+def encoded(config, frozen, x, eps=None):
+    """z_0 of pictures x, for a run with a first stage (latent.encode): a draw from the posterior, with an ε."""
+    coder = config.coder
+    return latent.encode(lambda x: autoencoder.encode(frozen, x, coder), config.first_stage["scale"], x, eps)
 
-    def batch(step):
-        rng = np.random.default_rng([seed, BATCH, step])
-        rows = rng.integers(0, len(x), size)
-        t = draw_times(config, rng, size)
-        eps = np.random.default_rng([seed, NOISE, step]).standard_normal((size, *config.shape), "f4")
-        drawn = {"x0": device.put(x[rows]), "t": t, "eps": device.put(eps)}
-        if not config.classes:
-            return drawn
-        return {**drawn, "label": np.where(rng.random(size) < DROPPED, config.classes, labels[rows])}
 
-    return batch
+def decoder(config, params, frozen=None):
+    """z_0 -> the picture: by the run's own decoder, if it is a VAE, or by that of its first stage, if it has one."""
+    if not config.first_stage and config.kind != "vae":
+        return lambda z: z
+    coder, scale = config.coder, config.first_stage["scale"] if config.first_stage else 1.0
+    weights = frozen if config.first_stage else params
+    return lambda z: latent.decode(lambda z: autoencoder.decode(weights, z, coder), scale, z)
 
 
 # Sampling
@@ -204,20 +242,6 @@ def batches(config, x, device, labels=None):
 STEPS = {"langevin": 100, "euler": 50, "heun": 20, "rk4": 10, "dpm++": 20, "euler-maruyama": 500, "pc": 250}
 METHODS = ("ddpm", "ddim", *STEPS)
 FLOWS = {"euler": solver.euler, "heun": solver.heun, "rk4": solver.rk4}
-
-
-def asked_for(config, n, label=None):
-    """(n,) labels: `label` for all, or each in turn; None for a run without labels.
-
-    Raises ValueError for a label that the run does not know.
-    """
-    if not config.classes:
-        if label is not None:
-            raise ValueError(f"this run knows no labels, got {label}; train mnist-class")
-        return None
-    if label is not None and not 0 <= label < config.classes:
-        raise ValueError(f"label must be in 0..{config.classes - 1}, got {label}")
-    return np.arange(n) % config.classes if label is None else np.full(n, label)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,6 +384,8 @@ def log_likelihood(config, params, x, steps=100, method="rk4", probes=None):
     Yields : (x_σ, ln p (B,) nats), `steps` times; the flow is worked out in x's precision.
     Raises : ValueError for a run of one noise level.
     """
+    if config.first_stage:
+        raise ValueError("the flow of a run of codes has a density of codes, not of pictures; take a run without")
     edm, guess, sigma_min = flow_of(config, eps_fn(config, params, clip=False))
     if sigma_min >= edm.sigma_max:
         raise ValueError("the flow runs between noise levels, this run knows only one; train with more, a larger T")

@@ -4,13 +4,16 @@ from pathlib import Path
 
 import numpy as np
 
-from . import data, loss, schedule, sde, train
+from . import data, glyphs, loss, schedule, sde, train
 from .model import TOY_DATA, Config
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A Config less what the data decide, and what it is about. data: of what name, unless the recipe's own."""
+    """A Config less what the data decide, and what it is about.
+
+    data: of what name, unless the recipe's own. first_stage: the recipe of the autoencoder that is trained before it.
+    """
 
     about: str
     network: dict
@@ -21,6 +24,7 @@ class Recipe:
     weighting: str = "simple"
     process: dict | None = None
     data: str | None = None
+    first_stage: str | None = None
 
 
 def _points(about, octaves=5, classes=0, **process):
@@ -32,6 +36,31 @@ def _pictures(about, classes=0, **process):
     # A narrow network on a quarter of the pixels sees more digits in the time; its coarsest level, 4 x 4, costs little.
     network = {"kind": "unet", "patch": 2, "widths": [32, 64, 64], "blocks": 1, "embed": 128, "classes": classes}
     return Recipe(about, network, train.Settings(minutes=10, batch=32, lr=2e-3, average=0.998), **process)
+
+
+def _autoencoder(about, **process):
+    # Each pixel of the code stands for 4 x 4 of the picture. The noise of p(x|z) is what one can hardly see.
+    network = {"kind": "autoencoder", "patch": 2, "widths": [16, 32], "latent": 4}
+    process = {"process": {"kind": "vae", "noise_var": 0.01, "beta": 0.1}, **process}
+    return Recipe(about, network, train.Settings(minutes=3, batch=64, lr=4e-3, average=0.99), **process)
+
+
+def _codes(about, minutes, **process):
+    network = {"kind": "unet", "patch": 1, "widths": [64, 64], "blocks": 1, "embed": 128}
+    return Recipe(about, network, train.Settings(minutes=minutes, batch=64, lr=2e-3, average=0.998), **process)
+
+
+def _captions(about, minutes, **process):
+    picture = {"patch": 1, "widths": [64, 64], "blocks": 1, "embed": 128, "attention": [7]}
+    text = {"vocabulary": len(glyphs.VOCABULARY), "length": glyphs.LONGEST, "width": 64, "depth": 2}
+    network = {"kind": "captioned", "text": text, "unet": picture}
+    return Recipe(about, network, train.Settings(minutes=minutes, batch=64, lr=2e-3, average=0.998), **process)
+
+
+def _classifier(about, **process):
+    network = {"kind": "classifier", "widths": [16, 32, 64, 128], "embed": 64, "classes": 10}
+    settings = train.Settings(minutes=5, batch=64, lr=2e-3, average=0.998)
+    return Recipe(about, network, settings, process={"kind": "classifier"}, **process)
 
 
 # x_0 and not ε or v: an error in x_0 costs the same at every t, and so most is learned where noise is high, where it is
@@ -57,15 +86,23 @@ RECIPES = {
     "mnist-class": _pictures("handwritten digits by their labels", classes=10, data="mnist", **_BY_X0),
     "gaussians-class": _points("eight Gaussians by their labels", octaves=2, classes=8, data="gaussians"),
     "ncsn-mnist": _pictures("handwritten digits by their score", process=_NCSN_PICTURES, data="mnist"),
+    "mnist-classifier": _classifier("which digit, at any noise", data="mnist"),
+    "mnist-vae": _autoencoder("handwritten digits by codes of 7 x 7", data="mnist"),
+    "mnist-latent": _codes("handwritten digits in codes", minutes=7, data="mnist", first_stage="mnist-vae", **_BY_X0),
+    "glyphs": _pictures("characters of a font", **_BY_X0),
+    "glyphs-vae": _autoencoder("characters of a font by codes of 7 x 7", data="glyphs"),
+    "glyphs-text": _captions("captions to pictures", minutes=17, data="glyphs", first_stage="glyphs-vae", **_BY_X0),
 }
+FIRST_STAGE = 0.15  # of the minutes asked for, where a run has two stages
 
 
 def configure(recipe, folder=None, split="train", **changes):
-    """(Config, data) of a recipe with some of its choices changed; None changes nothing.
+    """(Config, examples, what is asked for of each or None) of a recipe with some of its choices changed.
 
     changes: schedule, T, target, process (a kind of sde.PROCESSES, for the recipe "sde"), and the fields of
-    train.Settings. Where only one of steps and minutes is given, it is the end.
-    Raises ValueError for an unknown recipe or bad choices; what data.load raises.
+    train.Settings; None changes nothing. Where only one of steps and minutes is given, it is the end.
+    Of a run of codes the scale is yet to be measured: `runs.with_first_stage`.
+    Raises ValueError for an unknown recipe or bad choices; what `load` raises.
     """
     if recipe not in RECIPES:
         raise ValueError(f"unknown recipe {recipe!r}; choose one of {', '.join(RECIPES)}")
@@ -73,8 +110,11 @@ def configure(recipe, folder=None, split="train", **changes):
     if "steps" in changes or "minutes" in changes:
         changes = {"steps": None, "minutes": None, **changes}
     fields = {name: changes.pop(name) for name in ("schedule", "T", "target") if name in changes}
-    if fields and chosen.process:
-        raise ValueError(f"{recipe} has no DDPM schedule, got {' and '.join(fields)}; leave it out")
+    kind = chosen.process["kind"] if chosen.process else "ddpm"
+    used = {"ddpm": ("schedule", "T", "target"), "classifier": ("schedule", "T")}.get(kind, ())
+    unused = [name for name in fields if name not in used]
+    if unused:
+        raise ValueError(f"{recipe} has no use for {' and '.join(unused)}, for it is no DDPM; leave it out")
     if fields.get("target", "eps") not in loss.TARGETS:
         raise ValueError(f"target must be one of {', '.join(loss.TARGETS)}, got {fields['target']!r}")
     if "process" in changes:
@@ -86,39 +126,59 @@ def configure(recipe, folder=None, split="train", **changes):
     chosen = dataclasses.replace(chosen, **fields)
     schedule.named(chosen.schedule, chosen.T)
     name = chosen.data or recipe
-    if folder and name in data.TOYS:
+    if folder and (name in data.TOYS or name == "glyphs"):
         raise ValueError(f"{recipe} is drawn from its formula, got --data {folder}; leave it out, or train images")
     source = {"name": name, "folder": folder and str(Path(folder).resolve()), "split": split}
-    x = load_data(source)
-    network = dict(chosen.network)
-    if x.ndim == 4:
-        if x.shape[1] != x.shape[2]:
-            raise ValueError(f"the U-Net wants square images, got {x.shape[1]} x {x.shape[2]}; crop or pad them")
-        network.update(size=x.shape[1], channels=x.shape[3])
+    x, shown = load(source)
+    if x.ndim == 4 and x.shape[1] != x.shape[2]:
+        raise ValueError(f"the networks want square images, got {x.shape[1]} x {x.shape[2]}; crop or pad them")
+    network, stage = _fitted(chosen.network, x.shape[1:]), None
+    if chosen.first_stage:
+        stage = {"network": _fitted(RECIPES[chosen.first_stage].network, x.shape[1:]), "scale": 1.0}
     config = Config(
         recipe, source, network, x.shape[1:], dataclasses.asdict(settings), chosen.schedule, chosen.T,
-        chosen.target, chosen.weighting, chosen.process,
+        chosen.target, chosen.weighting, chosen.process, stage,
     )  # fmt: skip
-    return config, x
+    if stage:
+        config = dataclasses.replace(config, network=_fitted(network, config.z_shape))
+    return config, x, asked_of(config, shown)
 
 
-def load_data(source, n=100_000, seed=0):
-    """The examples that a Config's `data` names: n fresh points of a toy set, or the images."""
-    if source["name"] in data.TOYS:
-        return data.TOYS[source["name"]](n, np.random.default_rng([seed, TOY_DATA]))
-    return data.load(source["name"], source["folder"], source["split"])[0]
+def _fitted(network, shape):
+    """The network's numbers with the size and channels of what it is shown."""
+    if len(shape) < 3:
+        return dict(network)
+    fit = {"size": shape[0], "channels": shape[2]}
+    return {**network, "unet": {**network["unet"], **fit}} if "unet" in network else {**network, **fit}
 
 
-def load_labels(config, n=100_000):
-    """The labels of load_data, (N,), for a Config with classes, else None. Raises ValueError if the data have none."""
-    source = config.data
-    if not config.classes:
+def load(source, n=100_000, seed=0):
+    """(examples, what each shows) of what a Config's `data` names: n fresh points of a toy set, or the images.
+
+    What each shows: labels (N,), the captions of glyphs, or None where nobody said.
+    """
+    name = source["name"]
+    rng = np.random.default_rng([seed, TOY_DATA])
+    if name == "glyphs":
+        x, shown = glyphs.sample(min(n, 20_000), rng, glyphs.split(source["split"]))
+        return x, [glyphs.caption(glyph, rng) for glyph in shown]
+    if name not in data.TOYS:
+        return data.load(name, source["folder"], source["split"])
+    x = data.TOYS[name](n, rng)
+    if name != "gaussians":
+        return x, None
+    _, means, _ = data.mixture(name)
+    return x, ((x[:, None] - means) ** 2).sum(-1).argmin(1)
+
+
+def asked_of(config, shown):
+    """Of what the examples show, what the run is asked for: all of it, or None.
+
+    Raises ValueError if the run wants labels or captions and there are none.
+    """
+    if not (config.classes or config.captions):
         return None
-    if source["name"] in data.TOYS:
-        x, (_, means, _) = load_data(source, n), data.mixture(source["name"])
-        return ((x[:, None] - means) ** 2).sum(-1).argmin(1)
-    labels = data.load(source["name"], source["folder"], source["split"])[1]
-    if labels is None or labels.max() >= config.classes:
-        wanted = f"labels in 0..{config.classes - 1} beside the images"
+    if config.classes and (shown is None or max(shown) >= config.classes):
+        wanted, source = f"labels in 0..{config.classes - 1} beside the images", config.data
         raise ValueError(f"{config.recipe} wants {wanted}, and {source['folder'] or source['name']} has not got them")
-    return labels
+    return shown

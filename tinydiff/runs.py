@@ -1,7 +1,8 @@
 """A run on disk: made, saved, resumed, loaded.
 
 A run is a folder. `checkpoint.safetensors` holds all that it is (weights, their moving average, Adam's moments, the
-step, the full configuration); `metrics.jsonl` has a line a step; the rest are pictures.
+step, the full configuration, and the autoencoder of a run of codes); `metrics.jsonl` has a line a step; the rest are
+pictures.
 """
 import dataclasses
 import json
@@ -12,19 +13,26 @@ from pathlib import Path
 
 import numpy as np
 
-from . import checkpoint, data, files, model, plot, recipes, train, workers
-from .model import PICTURES, WEIGHTS, Config
+from . import checkpoint, data, files, latent, model, objective, plot, recipes, train, workers
+from .model import CODES, PICTURES, WEIGHTS, Config
+from .nn import autoencoder
 from .tensor import fast, tree
 from .tensor.device import device as device_called
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run as it lies on disk: its folder, Config and State (NumPy arrays)."""
+    """A run as it lies on disk: its folder, Config and State (NumPy arrays); frozen: the weights of its first stage."""
 
     folder: Path
     config: Config
     state: train.State
+    frozen: dict | None = None
+
+
+def is_one(folder):
+    """Does the folder hold a run?"""
+    return (Path(folder) / "checkpoint.safetensors").exists()
 
 
 def load(path):
@@ -40,26 +48,31 @@ def load(path):
         if not config.images:
             data.TOYS[config.data["name"]]
         module, shape = model.network(config)
-        model.process(config)
+        objective.step_fn(config)
         like = module.init(np.random.default_rng(0), shape)
         train.Settings(**config.settings)
         step, seconds = int(words["step"]), float(words["seconds"])
     except (AttributeError, KeyError, TypeError, ValueError) as problem:
         raise ValueError(f"{file}: the run's description is damaged ({problem}); train it again") from None
     vector = tree.pack(like)
-    checkpoint.check_like(file, trees, {"params": like, "average": like, "m": vector, "v": vector})
+    wanted = {"params": like, "average": like, "m": vector, "v": vector}
+    if config.first_stage:
+        wanted["first_stage"] = autoencoder.init(np.random.default_rng(0), config.coder)
+    checkpoint.check_like(file, trees, wanted)
 
     def in_order(weights):
         """As training leaves them. The file has them by name, and the moments know only the network's own order."""
         return tree.unpack(tree.pack(tree.map(lambda _, leaf: leaf, like, weights)), like)
 
     params, average, moments = in_order(trees["params"]), in_order(trees["average"]), {"m": trees["m"], "v": trees["v"]}
-    return Run(file.parent, config, train.State(params, average, {**moments, "step": step}, seconds))
+    state = train.State(params, average, {**moments, "step": step}, seconds)
+    return Run(file.parent, config, state, trees.get("first_stage"))
 
 
-def save(folder, config, state):
-    """Write the run's checkpoint; `state` in NumPy arrays."""
+def save(folder, config, state, frozen=None):
+    """Write the run's checkpoint; `state` in NumPy arrays, and the weights of its first stage, if it has one."""
     trees = {"params": state.params, "average": state.average, "m": state.moments["m"], "v": state.moments["v"]}
+    trees |= {"first_stage": frozen} if frozen else {}
     words = {"config": dataclasses.asdict(config), "step": state.step, "seconds": state.seconds}
     checkpoint.save(Path(folder) / "checkpoint.safetensors", trees, words)
 
@@ -79,8 +92,29 @@ def free_folder(name, root="runs"):
     return folder
 
 
-def train_run(folder, config, x, state=None, device=None, n_workers=1, every=30.0, labels=None):
+def with_first_stage(config, stage, x):
+    """The Config of a run of codes, its scale measured on some of the examples, made by `stage`, the Run of a VAE."""
+    config = dataclasses.replace(config, first_stage={"network": stage.config.network, "scale": 1.0})
+    z = codes(config, stage.state.average, x[:2000])
+    return dataclasses.replace(config, first_stage={**config.first_stage, "scale": latent.latent_scale(z)})
+
+
+def codes(config, frozen, x, chunk=256):
+    """The codes of all examples, made once: (N, *config.z_shape), each a draw from its posterior."""
+    drawn = []
+    for i in range(0, len(x), chunk):
+        some, rng = x[i : i + chunk], np.random.default_rng([config.settings["seed"], CODES, i])
+        eps = rng.standard_normal((len(some), *config.z_shape), "f4")
+        drawn.append(model.encoded(config, frozen, some, eps))
+    return np.concatenate(drawn)
+
+
+def train_run(
+    folder, config, x, state=None, device=None, n_workers=1, every=30.0, asked=None, frozen=None
+):  # fmt: skip
     """Train, writing the run folder as it goes; returns (state, the signal that stopped it or None).
+
+    x, asked: the examples, and what each is said to show (`recipes.asked_of`); frozen: the weights of the first stage.
 
     A checkpoint every `every` seconds and at the end; sample pictures at each tenth of a run of images; a line a step
     in metrics.jsonl. Ctrl-C ends it after the step in hand. Raises what train.train raises; the last checkpoint stays.
@@ -92,17 +126,18 @@ def train_run(folder, config, x, state=None, device=None, n_workers=1, every=30.
     state = state or start(config)
     _keep_metrics(folder / "metrics.jsonl", state.step)
     settings = train.Settings(**config.settings)
+    x = codes(config, frozen, x) if config.first_stage else x
     n_workers = min(n_workers, settings.batch) if device.name == "cpu" and config.images else 1
     state, saved, drawn = _on(state, device.put), time.monotonic(), math.floor(10 * train.progress(settings, state))
     with (
         one_thread(),
         np.errstate(over="ignore", invalid="ignore"),  # train.train looks for what is not finite, and names it
         train.interrupts() as stop,
-        workers.Workers(model.step_fn(config), state.params, n_workers) as spread,
+        workers.Workers(objective.step_fn(config), state.params, n_workers) as spread,
         open(folder / "metrics.jsonl", "a") as log,
         _bar(config, settings, state) as bar,
     ):
-        steps = train.train(spread, model.batches(config, x, device, labels), state, settings)
+        steps = train.train(spread, objective.batches(config, x, device, asked), state, settings)
         for state, report in steps:
             log.write(json.dumps(dataclasses.asdict(report)) + "\n")
             bar(report)
@@ -110,15 +145,15 @@ def train_run(folder, config, x, state=None, device=None, n_workers=1, every=30.
                 break
             if config.images and math.floor(10 * report.progress) > drawn:
                 drawn = math.floor(10 * report.progress)
-                _peek(folder / "samples" / f"step_{report.step:06d}.png", config, state, device)
+                _peek(folder / "samples" / f"step_{report.step:06d}.png", config, state, device, frozen)
             if time.monotonic() - saved > every:
                 log.flush()
-                save(folder, config, _on(state, device.get))
+                save(folder, config, _on(state, device.get), frozen)
                 saved = time.monotonic()
         log.flush()
         os.fsync(log.fileno())
         state = _on(state, device.get)
-        save(folder, config, state)
+        save(folder, config, state, frozen)
     return state, stop.signal
 
 
@@ -180,14 +215,17 @@ class _bar:
         self.bar.close()
 
 
-def _peek(path, config, state, device):
+def _peek(path, config, state, device, frozen):
     """A few samples of the averaged weights, always from the same noise."""
-    z = device.rng(0, PICTURES).standard_normal((16, *config.shape), "f4")
-    method = {"ddpm": "ddim"}.get(config.kind, "heun")
-    steps = min(20, config.T) if method == "ddim" else 10
-    eps_hat = model.guided(config, state.average, model.asked_for(config, 16))
-    *_, x0 = model.walk(config, eps_hat, method, steps).go(z, device.rng(0))
-    plot.image_grid(device.get(x0), path)
+    if config.kind == "classifier":
+        return
+    z = device.rng(0, PICTURES).standard_normal((16, *config.z_shape), "f4")
+    if config.kind != "vae":
+        method = {"ddpm": "ddim"}.get(config.kind, "heun")
+        steps = min(20, config.T) if method == "ddim" else 10
+        eps_hat = model.guided(config, state.average, model.condition(config, model.asked_for(config, 16)))
+        *_, z = model.walk(config, eps_hat, method, steps).go(z, device.rng(0))
+    plot.image_grid(device.get(model.decoder(config, state.average, frozen and device.put(frozen))(z)), path)
 
 
 def parameters_by_block(run):

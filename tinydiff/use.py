@@ -5,13 +5,14 @@ Long work is cut into chunks of examples, spread over processes, and shows a pro
 import dataclasses
 import json
 from collections import deque
-from pathlib import Path
 
 import numpy as np
 
-from . import editing, elbo, gaussian, loss, model, plot, sde, workers
+from . import editing, elbo, forward, gaussian, loss, model, plot, sde, workers
 from .model import LIKELIHOOD, PICTURES, SAMPLES
-from .runs import one_thread
+from .nn import autoencoder
+from .runs import codes, one_thread
+from .tensor import tree
 from .tensor.device import device as device_called
 
 # Samples
@@ -19,24 +20,38 @@ from .tensor.device import device as device_called
 
 def draw(
     run, n, method=None, steps=None, eta=0.0, v=1.0, seed=0, device=None, n_workers=1, frames=0, chunk=None,
-    label=None, w=0.0,
+    asked=None, w=0.0, classifier=None,
 ):  # fmt: skip
     """n samples of a run, NumPy float32 (n, ...) in data units; with `frames`, that many x_s on the way, noise to x_0.
 
-    method, steps, eta, v: see `model.walk`. label: of `model.asked_for`; w: of `guidance.classifier_free`.
+    method, steps, eta, v: see `model.walk`. asked: what each is to show (`model.asked_for`), else each thing in turn;
+    w: how much to lean on it (`guidance.classifier_free`). classifier: a Run of one, to lead a run that takes no labels
+    to those asked for, with scale 1 + w (`guidance.classifier`). A VAE's samples are decoded draws of p(z).
     Drawn `chunk` at a time (32 images or 4,000 points unless given) by `n_workers` processes, so memory does not grow
     with n; chunk k's noise depends on (seed, k) alone, so the samples do not depend on how they are spread.
     """
     if n < 1:
         raise ValueError(f"the number of samples must be at least 1, got {n}")
     config, device = run.config, device or device_called("cpu")
+    if config.kind == "classifier":
+        raise ValueError(f"{run.folder} is a classifier and draws nothing; give it to --classifier of another run")
     chunk = chunk or (32 if config.images else 4000)
-    labels, params = model.asked_for(config, n, label), device.put(run.state.average)
-    if w and labels is None:
-        raise ValueError(f"guidance leans on labels, and this run knows none, got w = {w:g}; train mnist-class")
+    params, frozen = device.put(run.state.average), run.frozen and device.put(run.frozen)
+    understands = classifier.config if classifier else config
+    asked = model.asked_for(understands, n) if asked is None else asked
+    if w and asked is None:
+        raise ValueError(f"guidance leans on labels or captions, this run knows none, got w = {w:g}; train mnist-class")
+    given, show = model.condition(understands, asked), model.decoder(config, params, frozen)
+    weights = classifier and device.put(classifier.state.average)
 
     def walk(part):
-        eps_hat = model.guided(config, params, None if labels is None else labels[part], w)
+        if config.kind == "vae":
+            return model.Walk(0, lambda z, rng: ())
+        some = None if given is None else tree.map(lambda rows: rows[part], given)
+        if classifier:
+            eps_hat = model.classified(config, params, classifier.config, weights, some, 1 + w)
+        else:
+            eps_hat = model.guided(config, params, some, w)
         return model.walk(config, eps_hat, method, steps, eta, v)
 
     length = walk(slice(0, 0)).length
@@ -44,11 +59,11 @@ def draw(
 
     def work(part, tick):
         rng = device.rng(seed, SAMPLES, part.start // chunk)
-        z = device.put(rng.standard_normal((part.stop - part.start, *config.shape), "f4"))
-        film = [device.get(z)] if 0 in kept else []
-        for i, x in enumerate(walk(part).go(z, rng), 1):
+        z = device.put(rng.standard_normal((part.stop - part.start, *config.z_shape), "f4"))
+        film = [device.get(show(z))] if 0 in kept else []
+        for i, z_s in enumerate(walk(part).go(z, rng), 1):
             if i in kept:
-                film.append(device.get(x))
+                film.append(device.get(show(z_s)))
             tick()
         return film
 
@@ -67,8 +82,9 @@ def edit(run, how, pictures, n=8, amount=None, mask=None, steps=50, seed=0, devi
     from tqdm import tqdm
 
     config, device = run.config, device or device_called("cpu")
-    if config.kind != "ddpm" or not config.images:
-        raise ValueError(f"editing is for DDPM runs of pictures; this one is {config.kind}, of shape {config.shape}")
+    if config.kind != "ddpm" or not config.in_pixels:
+        what = "of codes" if config.first_stage else f"of shape {config.shape}"
+        raise ValueError(f"editing is for DDPM runs of pictures as they are; this one is {config.kind}, {what}")
     needed = 2 if how in ("between", "blend") else 1
     if len(pictures) != needed:
         raise ValueError(f"{how} takes {needed} picture{'s' if needed > 1 else ''}, got {len(pictures)}")
@@ -125,6 +141,8 @@ def bound(run, x, times=20, v=1.0, seed=0, device=None, n_workers=1, chunk=None)
     Raises ValueError for a run of another process.
     """
     config, device = run.config, device or device_called("cpu")
+    if config.first_stage:
+        raise ValueError("the bound is of data as they are, this run is of their codes; take a run without")
     if config.kind != "ddpm":
         raise ValueError(f"the bound is of DDPM runs, this one is {config.kind}; `tinydiff likelihood` takes any")
     if not (0 <= v <= 1 and times >= 1):
@@ -177,26 +195,73 @@ def log_likelihood(run, x, steps=100, seed=0, device=None, n_workers=1, chunk=No
     return np.concatenate(list(_over_chunks(work, len(x), chunk, steps, "along the flow", device, n_workers)))
 
 
-def pictures(folder, run, x, seed=0, device=None, n_workers=1):
-    """The pictures of a finished run: the forward process, samples (beside the data), the reverse process, the loss."""
-    folder, config = Path(folder), run.config
-    rng, (path, _) = np.random.default_rng([seed, PICTURES]), model.process(config)
+# Pictures of a finished run
+
+
+def pictures(run, x, asked=None, seed=0, device=None, n_workers=1):
+    """Draw what there is to see of a run into its folder, beside its data x; returns the names of the files.
+
+    A diffusion: the forward process, samples, the reverse process. A VAE: pictures and what comes back, samples.
+    A classifier: how often it is right, over t, of what it was trained on. All: the loss.
+    """
+    drawing = {"vae": _of_a_vae, "classifier": _of_a_classifier}.get(run.config.kind, _of_a_diffusion)
+    rng = np.random.default_rng([seed, PICTURES])
+    names = drawing(run, x, asked, rng, {"seed": seed, "device": device, "n_workers": n_workers})
+    with open(run.folder / "metrics.jsonl") as file:
+        records = [json.loads(line) for line in file]
+    if len(records) > 1:
+        plot.loss_curve([r["step"] for r in records], [r["loss"] for r in records], run.folder / "loss.png")
+        names.append("loss.png")
+    return names
+
+
+def _of_a_diffusion(run, x, asked, rng, how):
+    folder, config, (path, _) = run.folder, run.config, model.process(run.config)
     shown = x[rng.permutation(len(x))[: 6 if config.images else 2000]]
-    eps = rng.standard_normal(shown.shape, "f4")
+    z = codes(config, run.frozen, shown) if config.first_stage else shown
+    eps = rng.standard_normal(z.shape, "f4")
     times = [path.end * share for share in (0, 0.1, 0.25, 0.5, 1)]
     times = [round(t) for t in times] if config.kind == "ddpm" else times
-    symbol = {"ddpm": "t", "ncsn": "σ"}.get(config.kind, "u")
-    noised = [sde.q_sample(path, shown, t, eps) / float(np.hypot(path.signal(t), path.noise(t))) for t in times]
+    symbol, show = {"ddpm": "t", "ncsn": "σ"}.get(config.kind, "u"), model.decoder(config, None, run.frozen)
+    noised = [show(sde.q_sample(path, z, t, eps) / float(np.hypot(path.signal(t), path.noise(t)))) for t in times]
     plot.forward_process(noised, [f"{symbol} = {t:g}" for t in times], folder / "forward.png")
     n = 64 if config.images else 2000
     method = "ddpm" if config.kind == "ddpm" and not config.images else None
-    film = draw(run, n, method, seed=seed, device=device, n_workers=n_workers, frames=60)
+    film = draw(run, n, method, frames=60, **how)
     if config.images:
         plot.image_grid(film[-1], folder / "samples.png")
     else:
         plot.scatter(film[-1], folder / "samples.png", data=shown)
     plot.reverse_gif(film, folder / "reverse.gif")
-    with open(folder / "metrics.jsonl") as file:
-        records = [json.loads(line) for line in file]
-    if len(records) > 1:
-        plot.loss_curve([r["step"] for r in records], [r["loss"] for r in records], folder / "loss.png")
+    return ["samples.png", "reverse.gif", "forward.png"]
+
+
+def _of_a_vae(run, x, asked, rng, how):
+    shown, coder, weights = x[rng.permutation(len(x))[:32]], run.config.coder, run.state.average
+    mu, _ = autoencoder.encode(weights, shown, coder)
+    back = model.decoder(run.config, weights)(mu)
+    pairs = np.stack([shown.reshape(4, 8, *shown.shape[1:]), back.reshape(4, 8, *shown.shape[1:])], 1)
+    plot.image_grid(pairs.reshape(64, *shown.shape[1:]), run.folder / "there_and_back.png", columns=8)
+    plot.image_grid(draw(run, 64, **how), run.folder / "samples.png")
+    return ["there_and_back.png", "samples.png"]
+
+
+def _of_a_classifier(run, x, asked, rng, how):
+    config, rows = run.config, rng.permutation(len(x))[:1000]
+    times = sorted({round(t) for t in np.linspace(1, config.T, 11)})
+    right = accuracy(run, x[rows], np.asarray(asked)[rows], times, rng)
+    title, chance = "what it was trained on, noised to t", [1 / config.classes] * len(times)
+    curves = {"named rightly": (times, right), "chance": (times, chance)}
+    plot.lines(curves, run.folder / "accuracy.png", title, "t", "share")
+    return ["accuracy.png"]
+
+
+def accuracy(run, x, labels, times, rng):
+    """The share of x, noised to each t, that a classifier's Run names as labelled."""
+    config, chain = run.config, run.config.chain
+    found, logits_fn = [], model.predictor(config, run.state.average)
+    for t in times:
+        x_t = forward.q_sample(chain, x, t, rng.standard_normal(x.shape, "f4"))
+        named = np.concatenate([logits_fn(x_t[i : i + 250], t).argmax(axis=1) for i in range(0, len(x), 250)])
+        found.append(float((named == labels).mean()))
+    return found

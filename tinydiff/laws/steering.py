@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import editing, forward, gaussian, guidance, loss, oracle, sampler, sde
 from .. import schedule as schedules
-from ..tensor import ops
+from ..tensor import autodiff, ops
 from .continuous import eps_of, inner
 from .domains import (
     Chain,
@@ -104,6 +104,21 @@ def each_example_gets_its_own_gradient(x: Points, W: Points, t: Unit, y: Label, 
     right = tuple((np.eye(3)[of] - p) @ W.T for of in (labels, [y] * 4))
     size = (1 + abs(logits).max()) * abs(W).sum()
     return tuple(grads), right, (size, size)
+
+
+@law("cross-entropy", of=[guidance.classifier_loss])
+def gradient_of_a_linear_classifier(schedule: Schedule, t: Times, x0: Points, eps: Points, W: Points, y: Label):
+    """For the logits x_t W, the gradient of -E ln p(y | x_t) is x_tᵀ (softmax - e_y) / B."""
+    W, labels = W.T[:, :3], np.array([y, 0, 1, 2])
+    x_t = np.sqrt(schedule.alpha_bar[t])[:, None] * x0 + np.sqrt(1 - schedule.alpha_bar[t])[:, None] * eps
+    p = np.exp(x_t @ W)
+    p /= p.sum(1, keepdims=True)
+
+    def cost(W):
+        return guidance.classifier_loss(lambda x, t: ops.matmul(x, W), schedule, x0, t, eps, labels)
+
+    value, grad = autodiff.value_and_grad(cost)(W)
+    return (value, grad), (-np.mean(np.log(p[np.arange(4), labels])), x_t.T @ (p - np.eye(3)[labels]) / 4), (50.0, 50.0)
 
 
 @law(

@@ -354,6 +354,16 @@ def softmax(x, axis=-1):
 defvjp(softmax, lambda ans, x, axis=-1: lambda g: ans * (g - sum(g * ans, axis=axis, keepdims=True)))
 
 
+@primitive
+def log_softmax(x, axis=-1):
+    """ln softmax(x), which neither overflows nor meets ln 0: x - m - ln Σ e^(x-m), m the largest x."""
+    y = x - x.max(axis=axis, keepdims=True)
+    return y - xp_of(x).log(xp_of(x).exp(y).sum(axis=axis, keepdims=True))
+
+
+defvjp(log_softmax, lambda ans, x, axis=-1: lambda g: g - exp(ans) * sum(g, axis=axis, keepdims=True))
+
+
 def attention(q, k, v, mask=None):
     """softmax(q kᵀ / √d) v: queries (B, L, d), keys (B, M, d), values (B, M, e) -> (B, L, e).
 
