@@ -86,7 +86,11 @@ def join(axis):
 
 
 def norm(f, groups, silu):
-    return lambda x, gamma, beta: f(x, gamma, beta, groups, silu)
+    return lambda x, gamma, beta, shift=None: f(x, gamma, beta, groups, silu, shift=shift)
+
+
+def norm_as_a_primitive(x, gamma, beta, shift):
+    return fast._group_norm(x, gamma, beta, shift, 2, True, 1e-5, {})
 
 
 PAIRS = {
@@ -168,6 +172,12 @@ CASES = [
         for n in (1, 2, 4)
         for silu in (False, True)
     ),
+    *(
+        case(f, f"shift{', silu' * silu}", (2, 3, 2, 4), (4,), (4,), (2, 4), call=norm(f, 2, silu), once=once)
+        for f, once in ((ops.plain_group_norm, False), (ops.group_norm, True), (fast.group_norm, True))
+        for silu in (False, True)
+    ),
+    case(fast._group_norm, "", (2, 3, 2, 4), (4,), (4,), (2, 4), call=norm_as_a_primitive, once=True),
     case(ops.group_norm, "no positions", (3, 6), (6,), (6,), call=norm(ops.group_norm, 2, True), once=True),
     case(ops.group_norm, "1-d", (2, 5, 4), (4,), (4,), call=norm(ops.group_norm, 2, True), once=True),
     *(
@@ -259,7 +269,7 @@ def weights(case, dtype):
     return np.random.default_rng(5).standard_normal(shape).astype(dtype)
 
 
-@cases(lambda case: case.f is not fast.group_norm)  # for NumPy alone; ops.group_norm chooses
+@cases(lambda case: module_of(case.f) is not fast)  # for NumPy alone; ops.group_norm chooses
 def test_every_library_gives_the_same_numbers(case, backend):
     """To 1e-12 of the largest: the fast versions and a GPU may add in another order."""
     args, c = case.arrays(), weights(case, np.float64)
@@ -273,14 +283,14 @@ def test_every_library_gives_the_same_numbers(case, backend):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-12 * max(1, np.abs(theirs).max()))
 
 
-@cases(lambda case: case.f is not fast.group_norm)
+@cases(lambda case: module_of(case.f) is not fast)
 def test_float32_stays_float32(case, backend):
     args = [backend.put(x) for x in case.arrays(np.float32)]
     y, gradients = value_and_gradients(case.on(backend.put), args, backend.put(weights(case, np.float32)))
     assert [x.dtype for x in (y, *gradients)] == [np.float32] * (1 + len(args))
 
 
-@cases(lambda case: case.f is not fast.group_norm)
+@cases(lambda case: module_of(case.f) is not fast)
 def test_nothing_passes_to_the_host_and_nothing_is_doubled(case, double):
     args, c = [double.asarray(x) for x in case.arrays(np.float32)], double.asarray(weights(case, np.float32))
     f = case.on(double.asarray)
@@ -653,24 +663,28 @@ def test_fast_convolution_equals_the_plain_one(k, stride, channels, batch, size,
 )
 def test_fast_group_norm_equals_the_plain_one(silu, batch, positions, channels, at_once):
     (groups, c), rng = channels, np.random.default_rng(0)
-    args = [rng.standard_normal(shape) for shape in ((batch, *positions, c), c, c)]
+    args = [rng.standard_normal(shape) for shape in ((batch, *positions, c), c, c, (batch, c))]
     weight = rng.standard_normal(args[0].shape)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fast, "CHUNK", at_once * args[0][0].size)
         (y, gradients), (plain, plain_gradients) = (
-            value_and_gradients(lambda *xs, f=f: f(*xs, groups, silu), args, weight)
+            value_and_gradients(norm(f, groups, silu), args, weight)
             for f in (fast.group_norm, ops.plain_group_norm)
         )
     for got, want in zip([y, *gradients], [plain, *plain_gradients], strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-11 * max(1, np.abs(want).max()))
 
 
-def test_group_norm_survives_a_large_mean():
-    """Mean 1000 times the deviation, float32: E[x²] - mean² would have lost it."""
-    x = (1000 + ones(2, 8, 8, 4)).astype(np.float32)
-    y = ops.group_norm(x, np.ones(4, np.float32), np.zeros(4, np.float32), 2)
-    want = ops.plain_group_norm(x.astype(float), np.ones(4), np.zeros(4), 2)
-    np.testing.assert_allclose(y, want, atol=2e-3)  # a float32 near 1000 is itself rounded by 6e-5
+@pytest.mark.parametrize("mean, shift", [(1000, 0), (0, 1000), (1000, -1000), (6, 0), (6, -6)])
+def test_group_norm_survives_a_large_mean(mean, shift):
+    """Mean 1000 times the deviation, float32: E[x²] - mean² would have lost it; one image is easy, the other is not."""
+    x, shifts = ones(2, 8, 8, 4).astype(np.float32), np.zeros((2, 4), np.float32)
+    x[1] += mean
+    shifts[1] = shift
+    y = ops.group_norm(x, np.ones(4, np.float32), np.zeros(4, np.float32), 2, shift=shifts)
+    want = ops.plain_group_norm(x.astype(float), np.ones(4), np.zeros(4), 2, shift=shifts.astype(float))
+    size = max(abs(mean), abs(shift), 1)
+    np.testing.assert_allclose(y, want, atol=2e-6 * size)  # a float32 near 1000 is itself rounded by 6e-5
 
 
 def test_functions_do_not_overflow_or_lose_digits():

@@ -54,18 +54,19 @@ def gradients_of_a_convolution_are_adjoints(x: Images, w: Kernel, stride: Stride
 
 @law("Wu & He (1)-(2), (6)-(7)", of=[ops.group_norm, fast.group_norm], tol=1e-8)
 def fast_group_norm_is_the_plain_one(x: Images, silu: Flag, gamma: Number, offset: Number):
-    """Values and all three gradients, with and without silu, wherever the mean lies."""
-    tree = {"x": 3 * x + 100 * offset, "gamma": gamma + np.arange(4.0), "beta": np.linspace(-1, 1, 4)}
+    """Values and all four gradients, with and without silu, wherever the mean lies."""
+    shift = np.outer(np.arange(1.0, 1 + len(x)), [offset, 2, -1, gamma])
+    tree = {"x": 3 * x + 100 * offset, "gamma": gamma + np.arange(4.0), "beta": np.linspace(-1, 1, 4), "shift": shift}
     if x[0].size < 16:
         tree["x"] = np.concatenate([tree["x"]] * 4 + [tree["x"] + 1], axis=1)
     weights = np.cos(np.arange(tree["x"].size, dtype=float)).reshape(tree["x"].shape)
 
     def by(norm):
         def weighed(p):
-            return ops.sum(weights * norm(p["x"], p["gamma"], p["beta"], 2, silu))
+            return ops.sum(weights * norm(p["x"], p["gamma"], p["beta"], 2, silu, shift=p["shift"]))
 
         y, grads = autodiff.value_and_grad(weighed)(tree)
-        return y, grads["x"], grads["gamma"], grads["beta"]
+        return y, *(grads[name] for name in tree)
 
     size = 1e3 * (1 + abs(gamma))
-    return by(ops.group_norm), by(ops.plain_group_norm), (size,) * 4
+    return by(ops.group_norm), by(ops.plain_group_norm), (size,) * 5

@@ -43,6 +43,6 @@ def norm_init(n):
     return {"gamma": np.ones(n, np.float32), "beta": np.zeros(n, np.float32)}
 
 
-def norm(p, x, groups, silu=False):
-    """Group norm, with silu behind it if asked."""
-    return ops.group_norm(x, p["gamma"], p["beta"], groups, silu)
+def norm(p, x, groups, silu=False, shift=None):
+    """Group norm, with a shift (B, C) before it and silu behind it if asked."""
+    return ops.group_norm(x, p["gamma"], p["beta"], groups, silu, shift=shift)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from . import winograd
-from .autodiff import defvjp_argnums, primitive
+from .autodiff import defvjp_argnums, isbox, primitive
 
 CHUNK = 60_000  # numbers in a slice of the batch: 250 kB of float32, and what is made of them, stay in the cache
 
@@ -125,18 +125,19 @@ def conv2d_dx(g, w, shape, stride=1):
 
 # Group norm, with or without silu
 #
-# y = x - mean,  u = γ rstd y + β,  and with h = u/2, t = tanh h:  silu u = h (1 + t),  2 dsilu/du = 1 + t + h (1 - t²).
-# Coefficients are folded together before they meet the pixels: what counts is how often a pixel is touched.
+# Of x and a shift that each image has for each channel: u = a x + b, where a = γ rstd, b = β + (shift - mean) a; and with
+# h = u/2, t = tanh h:  y = silu u = h (1 + t),  2 dy/du = 2 - (1 - t)(1 - y).
+# What counts is how often a pixel is touched, and how many calls that takes. So sums over positions, and coefficients,
+# are worked out for the whole batch, as (B, C), and only what is done to every pixel goes slice by slice.
 
 
 def _rows(coefficient, width):
-    """(n, C) -> (n, 1, width C): the coefficients of a row of pixels."""
-    n, c = coefficient.shape
-    return np.broadcast_to(coefficient[:, None], (n, width, c)).reshape(n, 1, width * c)
+    """(B, C) -> (B, 1, width C): the coefficients of a row of pixels."""
+    return np.repeat(coefficient[:, None], width, 1).reshape(len(coefficient), 1, -1)
 
 
 def _pixel_sum(x, c):
-    """(n, H, W C) -> (n, C): the sum over positions, as a product with ones."""
+    """(B, H, W C) -> (B, C): the sum over positions, as a product with ones."""
     return np.matmul(np.ones((1, x.shape[1]), x.dtype), x).reshape(len(x), -1, c).sum(1)
 
 
@@ -145,16 +146,21 @@ def _pixel_dot(x, y, c):
 
 
 def _group_mean(sums, groups, n):
-    """(B, C) sums over n / groups positions and channels each -> their group's mean, (B, C)."""
+    """(B, C) sums over n positions each -> their group's mean, (B, C)."""
     c = sums.shape[1]
-    return np.repeat(sums.reshape(len(sums), groups, -1).sum(2) / n, c // groups, 1).astype(sums.dtype)
+    return np.repeat(sums.reshape(len(sums), groups, -1).sum(2) / (n * c // groups), c // groups, 1).astype(sums.dtype)
 
 
-def _centre(x, groups, eps, c):
-    """x - mean, of x (n, H, W C), and rstd (n, C): the variance is that about the mean, so that nothing cancels."""
-    n, width = x.shape[1] * x.shape[2] // groups, x.shape[2] // c
-    y = x - _rows(_group_mean(_pixel_sum(x, c), groups, n), width)
-    return y, 1 / np.sqrt(_group_mean(_pixel_dot(y, y, c), groups, n) + x.dtype.type(eps))
+def _moments(x, shift, groups, c):
+    """(pixel sums, offset, variance) of x + shift (B, H, W C), each (B, C); x + offset has no mean."""
+    n = x.shape[1] * x.shape[2] // c
+    sums, squares = _pixel_sum(x, c), _pixel_dot(x, x, c) + n * shift * shift
+    mean, square = _group_mean(sums + n * shift, groups, n), _group_mean(squares + 2 * shift * sums, groups, n)
+    offset, var = shift - mean, square - mean * mean
+    if (_group_mean(squares, groups, n) > 32 * var).any():  # digits were lost: once more, about the mean
+        y = x + _rows(offset, x.shape[2] // c)
+        var = _group_mean(_pixel_dot(y, y, c), groups, n)
+    return sums, offset, var
 
 
 def _as_rows(x):
@@ -162,64 +168,71 @@ def _as_rows(x):
     return x.reshape(x.shape[0], x.shape[1] if x.ndim > 2 else 1, -1)
 
 
+def group_norm(x, gamma, beta, groups, silu=False, eps=1e-5, shift=None):
+    """ops.group_norm."""
+    if shift is None:
+        shift = np.zeros((x.shape[0], x.shape[-1]), x.dtype)
+    kept = {} if any(map(isbox, (x, gamma, beta, shift))) else None
+    return _group_norm(x, gamma, beta, shift, groups, silu, eps, kept)
+
+
 @primitive
-def group_norm(x, gamma, beta, groups, silu=False, eps=1e-5):
+def _group_norm(x, gamma, beta, shift, groups, silu, eps, kept):
+    """kept: a dict for what the way back can use, or None if there is none."""
     c, rows = x.shape[-1], _as_rows(x)
     width, out = rows.shape[2] // c, np.empty(rows.shape, x.dtype)
+    sums, offset, var = _moments(rows, shift, groups, c)
+    rstd = 1 / np.sqrt(var + x.dtype.type(eps))
     scale = x.dtype.type(0.5 if silu else 1)
-    offset = _rows(scale * beta[None], width)
+    a = scale * gamma * rstd
+    b = _rows(scale * beta + offset * a, width)
+    a = _rows(a, width)
+    tanh = np.empty(rows.shape, x.dtype) if silu and kept is not None else None
     for part in _slices(rows):
-        y, rstd = _centre(rows[part], groups, eps, c)
-        y *= _rows(scale * gamma * rstd, width)
+        y = np.multiply(rows[part], a[part], out=out[part])
+        y += b[part]
         if silu:
-            y += offset
-            t = np.tanh(y)
-            t *= y
-            np.add(y, t, out=out[part])
-        else:
-            np.add(y, offset, out=out[part])
+            t = np.tanh(y, out=None if tanh is None else tanh[part])
+            y += y * t
+    if kept is not None:
+        kept.update(sums=sums, offset=offset, rstd=rstd, tanh=tanh)
     return out.reshape(x.shape)
 
 
 @primitive
-def _group_norm_back(g, x, gamma, beta, groups, silu=False, eps=1e-5):
-    """The gradients with respect to x, γ and β, in that order; y is computed again rather than kept."""
-    c, rows, g = x.shape[-1], _as_rows(x), _as_rows(g)
-    n, width = rows.shape[1] * rows.shape[2] // groups, rows.shape[2] // c
-    dx, scale = np.empty(rows.shape, x.dtype), x.dtype.type(0.5 if silu else 1)
-    dgamma, dbeta = np.zeros((2, c), x.dtype)
-    offset = _rows(scale * beta[None], width)
-    for part in _slices(rows):
-        y, rstd = _centre(rows[part], groups, eps, c)
-        du = g[part]  # with silu, twice du
-        if silu:
-            h = y * _rows(scale * gamma * rstd, width)
-            h += offset
-            t = np.tanh(h)
-            slope = t * t
-            np.subtract(1, slope, out=slope)
-            slope *= h
-            slope += t
-            slope += 1
-            slope *= du
-            du = slope
-        d_gamma, d_beta = scale * rstd * _pixel_dot(du, y, c), scale * _pixel_sum(du, c)
-        dgamma += d_gamma.sum(0)
-        dbeta += d_beta.sum(0)
-        d = dx[part]
-        np.multiply(du, _rows(scale * gamma * rstd, width), out=d)
-        y *= _rows(rstd * rstd * _group_mean(gamma * d_gamma, groups, n), width)
-        y += _rows(rstd * _group_mean(gamma * d_beta, groups, n), width)
-        d -= y
-    return dx.reshape(x.shape), dgamma, dbeta
+def _group_norm_back(g, y, x, gamma, beta, shift, groups, silu, eps, kept):
+    """The gradients with respect to x, γ, β and shift, in that order."""
+    c, x, y, g = x.shape[-1], _as_rows(x), _as_rows(y), _as_rows(g)
+    n, width, dx = x.shape[1] * x.shape[2] // c, x.shape[2] // c, np.empty(x.shape, x.dtype)
+    du, scale = g, x.dtype.type(0.5 if silu else 1)
+    if silu:  # twice du
+        du = dx
+        for part in _slices(x):
+            d = np.subtract(1, kept["tanh"][part], out=du[part])
+            d *= 1 - y[part]
+            np.subtract(2, d, out=d)
+            d *= g[part]
+    sums, offset, rstd = kept["sums"], kept["offset"], kept["rstd"]
+    dbeta = scale * _pixel_sum(du, c)
+    dgamma = rstd * (scale * _pixel_dot(du, x, c) + offset * dbeta)
+    a, b = gamma * rstd, -rstd * rstd * _group_mean(gamma * dgamma, groups, n)
+    shared = offset * b - rstd * _group_mean(gamma * dbeta, groups, n)
+    dshift = a * dbeta + b * sums + n * shared
+    a, b, shared = _rows(scale * a, width), _rows(b, width), _rows(shared, width)
+    for part in _slices(x):
+        d = np.multiply(du[part], a[part], out=dx[part])
+        d += x[part] * b[part]
+        d += shared[part]
+    return dx, dgamma.sum(0), dbeta.sum(0), dshift
 
 
 def _group_norm_vjp(argnums, ans, args, kwargs):
     def vjp(g):
-        gradients = _group_norm_back(g, *args, **kwargs)
+        dx, *others = _group_norm_back(g, ans, *args, **kwargs)
+        gradients = [dx.reshape(args[0].shape), *others]
         return [gradients[i] for i in argnums]
 
     return vjp
 
 
-defvjp_argnums(group_norm, _group_norm_vjp)
+defvjp_argnums(_group_norm, _group_norm_vjp)
