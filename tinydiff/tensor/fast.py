@@ -66,20 +66,26 @@ class _Columns:
             yield part, self.buffer[: len(x)].reshape(-1, k * self.buffer.shape[4])
 
 
+def _pixels(x, channels):
+    """What `_Columns` would give for k = 1: the pixels as they lie."""
+    for part in _slices(x, channels):
+        yield part, x[part].reshape(-1, x.shape[3])
+
+
 def conv2d(x, w, b=None, stride=1):
-    k, _, c, o = w.shape
+    k, _, _, o = w.shape
     if _suits_winograd(w, stride):
         return winograd.conv2d(x, w, b, _slices(x, o))
-    out = np.empty((len(x), -(-x.shape[1] // stride), -(-x.shape[2] // stride), o), x.dtype)
-    w = w.reshape(-1, o)
     if k == 1:
-        np.matmul(x[:, ::stride, ::stride].reshape(-1, c), w, out=out.reshape(-1, o))
-        out += 0 if b is None else b
-        return out
+        x, stride = x[:, ::stride, ::stride], 1
+    elif o < 4 <= x.shape[3] and stride == 1:  # the columns would be wider than what they are made for
+        y = _scatter(x, winograd.turn(w), (*x.shape[:3], o), 1)
+        return y if b is None else y + b
+    out = np.empty((len(x), -(-x.shape[1] // stride), -(-x.shape[2] // stride), o), x.dtype)
     row = None if b is None else np.tile(b, out.shape[2])
-    for part, columns in _Columns(x, k, stride):
+    for part, columns in _pixels(x, o) if k == 1 else _Columns(x, k, stride):
         y = out[part]
-        np.matmul(columns, w, out=y.reshape(-1, o))
+        np.matmul(columns, w.reshape(-1, o), out=y.reshape(-1, o))
         if b is not None:
             y.reshape(len(y), y.shape[1], -1)[...] += row
     return out
@@ -101,6 +107,8 @@ def conv2d_dw(x, g, k, stride=1):
     c, o = x.shape[-1], g.shape[-1]
     if k == 1:
         return np.matmul(x[:, ::stride, ::stride].reshape(-1, c).T, g.reshape(-1, o)).reshape(1, 1, c, o)
+    if o < c and stride == 1:  # seen from the other side: narrower columns
+        return winograd.turn(conv2d_dw(g, x, k))
     dw = np.zeros((k * k * c, o), x.dtype)
     for part, columns in _Columns(x, k, stride):
         dw += np.matmul(columns.T, g[part].reshape(-1, o))
@@ -108,9 +116,12 @@ def conv2d_dw(x, g, k, stride=1):
 
 
 def conv2d_dx(g, w, shape, stride=1):
+    return conv2d(g, winograd.turn(w)) if stride == 1 else _scatter(g, w, shape, stride)
+
+
+def _scatter(g, w, shape, stride):
+    """conv2d_dx by what each pixel of g sends to its k x k neighbours."""
     k, _, c, o = w.shape
-    if stride == 1:
-        return conv2d(g, winograd.turn(w))
     p, (h, v) = k // 2, g.shape[1:3]
     dx, to_columns = np.empty(shape, g.dtype), w.reshape(-1, o).T
     for part in _slices(dx):
@@ -126,7 +137,7 @@ def conv2d_dx(g, w, shape, stride=1):
 # Group norm, with or without silu
 #
 # Of x and a shift that each image has for each channel: u = a x + b, where a = γ rstd, b = β + (shift - mean) a; and with
-# h = u/2, t = tanh h:  y = silu u = h (1 + t),  2 dy/du = 2 - (1 - t)(1 - y).
+# h = u/2, t = 1 + tanh h:  y = silu u = h t,  2 dy/du = 2 - (2 - t)(1 - y).
 # What counts is how often a pixel is touched, and how many calls that takes. So sums over positions, and coefficients,
 # are worked out for the whole batch, as (B, C), and only what is done to every pixel goes slice by slice.
 
@@ -193,7 +204,8 @@ def _group_norm(x, gamma, beta, shift, groups, silu, eps, kept):
         y += b[part]
         if silu:
             t = np.tanh(y, out=None if tanh is None else tanh[part])
-            y += y * t
+            t += 1
+            y *= t
     if kept is not None:
         kept.update(sums=sums, offset=offset, rstd=rstd, tanh=tanh)
     return out.reshape(x.shape)
@@ -208,7 +220,7 @@ def _group_norm_back(g, y, x, gamma, beta, shift, groups, silu, eps, kept):
     if silu:  # twice du
         du = dx
         for part in _slices(x):
-            d = np.subtract(1, kept["tanh"][part], out=du[part])
+            d = np.subtract(2, kept["tanh"][part], out=du[part])
             d *= 1 - y[part]
             np.subtract(2, d, out=d)
             d *= g[part]
