@@ -192,6 +192,16 @@ CASES = [
     case(conv.conv2d, "stride 3", (1, 7, 5, 2), (3, 3, 2, 3), (3,), stride=3),
     case(conv.conv2d, "no bias", (2, 4, 5, 3), (3, 3, 3, 2)),
     *(
+        case(conv.doubled_conv2d, label, x, (3, 3, x[3], o), (o,))
+        for label, x, o in (
+            ("", (2, 3, 4, 5), 4),
+            ("odd", (1, 5, 3, 4), 2),
+            ("one pixel", (2, 1, 1, 3), 4),
+            ("one row", (1, 1, 4, 2), 3),
+        )
+    ),
+    case(conv.doubled_conv2d, "no bias", (2, 4, 5, 3), (3, 3, 3, 2)),
+    *(
         case(conv.conv2d_dx, f"{k}x{k} stride {s}", (2, g, g, 2), (k, k, 3, 2), shape=(2, 5, 5, 3), stride=s)
         for k in (1, 3)
         for s, g in ((1, 5), (2, 3))
@@ -650,6 +660,38 @@ def test_fast_convolution_equals_the_plain_one(k, stride, channels, batch, size,
         apart = [fast.conv2d_dx(g, w, x.shape, stride), fast.conv2d_dw(x, g, k, stride)]
         together = fast.conv2d_gradients(g, x, w, stride)
     for got, want in zip([y, *apart, *together], [*plain, *plain[1:]], strict=True):
+        assert got.dtype == want.dtype == dtype and got.shape == want.shape
+        np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max())
+
+
+@settings(max_examples=20)
+@given(
+    batch=st.integers(1, 7),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    channels=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    at_once=st.integers(1, 8),
+    bias=st.booleans(),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_a_double_need_not_be_made(batch, size, channels, at_once, bias, dtype):
+    rng, tolerance = np.random.default_rng(0), 1e-5 if dtype is np.float32 else 1e-13
+
+    def draw(*shape):
+        return rng.standard_normal(shape).astype(dtype)
+
+    x, w, b = draw(batch, *size, channels[0]), draw(3, 3, *channels), draw(channels[1]) if bias else None
+    double = conv.upsample(x)
+    g = draw(*double.shape[:3], channels[1])
+    sent_back = conv.plain_conv2d_dx(g, w, double.shape)
+    plain = [
+        conv.plain_conv2d(double, w, b),
+        sum(sent_back[:, i::2, j::2] for i in (0, 1) for j in (0, 1)),
+        conv.plain_conv2d_dw(double, g, 3),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast, "CHUNK", at_once * 4 * size[0] * size[1] * max(channels))
+        found = [fast.doubled_conv2d(x, w, b), *fast.doubled_conv2d_gradients(g, x, w)]
+    for got, want in zip(found, plain, strict=True):
         assert got.dtype == want.dtype == dtype and got.shape == want.shape
         np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max())
 

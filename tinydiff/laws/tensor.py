@@ -28,6 +28,21 @@ def fast_gradients_are_the_plain_ones(x: Images, w: Kernel, stride: Stride):
     return apart + fast.conv2d_gradients(g, x, w, stride), plain + plain, (90.0, 400.0) * 2
 
 
+@law(
+    "definition; Lavin & Gray section 4",
+    of=[conv.doubled_conv2d, fast.doubled_conv2d, fast.doubled_conv2d_gradients, conv.upsample],
+)
+def a_double_need_not_be_made(x: Images, w: Kernel, b: Number):
+    """conv(upsample(x)) and both its gradients, from x itself; the gradient of upsampling adds the four copies."""
+    w = np.broadcast_to(w, (3, 3, *w.shape[2:])) + np.arange(9.0).reshape(3, 3, 1, 1)
+    bias, double = np.linspace(-b, b, w.shape[3]), conv.upsample(x)
+    y = conv.plain_conv2d(double, w, bias)
+    g = np.cos(y)
+    dx = 4 * conv.average_pool(conv.plain_conv2d_dx(g, w, double.shape))
+    found = fast.doubled_conv2d(x, w, bias), *fast.doubled_conv2d_gradients(g, x, w)
+    return found, (y, dx, conv.plain_conv2d_dw(double, g, 3)), (800.0, 3600.0, 1600.0)
+
+
 @law("Vaswani et al. (1); LDM section 3.3", of=[ops.attention])
 def attention_looks_at_a_set(q: Points, k: Points, v: Points, seen: Seen):
     """Σ_j w_j v_j over the keys that are seen, in any order, w ∝ e^(q·k/√d); nothing seen, nothing found."""

@@ -103,6 +103,14 @@ def conv2d_gradients(g, x, w, stride=1):
     return conv2d_dx(g, w, x.shape, stride), conv2d_dw(x, g, w.shape[0], stride)
 
 
+def doubled_conv2d(x, w, b=None):
+    return winograd.conv2d(x, w, b, _slices(x, 4 * w.shape[3]), doubled=True)
+
+
+def doubled_conv2d_gradients(g, x, w):
+    return winograd.gradients(g, x, w, _slices(x, 4 * w.shape[3]), doubled=True)
+
+
 def conv2d_dw(x, g, k, stride=1):
     c, o = x.shape[-1], g.shape[-1]
     if k == 1:
@@ -159,7 +167,8 @@ def _pixel_dot(x, y, c):
 def _group_mean(sums, groups, n):
     """(B, C) sums over n positions each -> their group's mean, (B, C)."""
     c = sums.shape[1]
-    return np.repeat(sums.reshape(len(sums), groups, -1).sum(2) / (n * c // groups), c // groups, 1).astype(sums.dtype)
+    means = sums.reshape(len(sums), groups, -1).sum(2) / sums.dtype.type(n * c // groups)
+    return np.repeat(means, c // groups, 1)
 
 
 def _moments(x, shift, groups, c):
