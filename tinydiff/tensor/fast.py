@@ -145,9 +145,9 @@ def _scatter(g, w, shape, stride):
 # Group norm, with or without silu
 #
 # Of x and a shift that each image has for each channel: u = a x + b, where a = γ rstd, b = β + (shift - mean) a; and with
-# h = u/2, t = 1 + tanh h:  y = silu u = h t,  2 dy/du = 2 - (2 - t)(1 - y).
-# What counts is how often a pixel is touched, and how many calls that takes. So sums over positions, and coefficients,
-# are worked out for the whole batch, as (B, C), and only what is done to every pixel goes slice by slice.
+# h = u/2, t = 1 + tanh h:  y = silu u = h t,  dy/du = 1 - (2 - t)(1 - y)/2, kept for the way back.
+# What counts is how often a pixel is touched, and how many calls that takes. So coefficients are worked out for the whole
+# batch, as (B, C), from sums over positions, and only what is done to every pixel goes slice by slice.
 
 
 def _rows(coefficient, width):
@@ -155,13 +155,19 @@ def _rows(coefficient, width):
     return np.repeat(coefficient[:, None], width, 1).reshape(len(coefficient), 1, -1)
 
 
-def _pixel_sum(x, c):
-    """(B, H, W C) -> (B, C): the sum over positions, as a product with ones."""
-    return np.matmul(np.ones((1, x.shape[1]), x.dtype), x).reshape(len(x), -1, c).sum(1)
+class _Sums:
+    """Sums over positions, (B, H, W C) -> (B, C), put together slice by slice: of y, and of x y."""
 
+    def __init__(self, x, c):
+        self.x, self.c, self.ones = x, c, np.ones((1, x.shape[1]), x.dtype)
+        self.of_y, self.of_xy = np.empty((2, len(x), x.shape[2]), x.dtype)
 
-def _pixel_dot(x, y, c):
-    return np.einsum("nij,nij->nj", x, y).reshape(len(x), -1, c).sum(1)
+    def add(self, part, y):
+        np.matmul(self.ones, y, out=self.of_y[part, None])
+        np.einsum("nij,nij->nj", self.x[part], y, out=self.of_xy[part])
+
+    def found(self):
+        return (rows.reshape(len(rows), -1, self.c).sum(1) for rows in (self.of_y, self.of_xy))
 
 
 def _group_mean(sums, groups, n):
@@ -173,13 +179,16 @@ def _group_mean(sums, groups, n):
 
 def _moments(x, shift, groups, c):
     """(pixel sums, offset, variance) of x + shift (B, H, W C), each (B, C); x + offset has no mean."""
-    n = x.shape[1] * x.shape[2] // c
-    sums, squares = _pixel_sum(x, c), _pixel_dot(x, x, c) + n * shift * shift
+    n, found = x.shape[1] * x.shape[2] // c, _Sums(x, c)
+    for part in _slices(x):
+        found.add(part, x[part])
+    sums, squares = found.found()
+    squares += n * shift * shift
     mean, square = _group_mean(sums + n * shift, groups, n), _group_mean(squares + 2 * shift * sums, groups, n)
     offset, var = shift - mean, square - mean * mean
     if (_group_mean(squares, groups, n) > 32 * var).any():  # digits were lost: once more, about the mean
         y = x + _rows(offset, x.shape[2] // c)
-        var = _group_mean(_pixel_dot(y, y, c), groups, n)
+        var = _group_mean(np.einsum("nij,nij->nj", y, y).reshape(len(x), -1, c).sum(1), groups, n)
     return sums, offset, var
 
 
@@ -207,41 +216,42 @@ def _group_norm(x, gamma, beta, shift, groups, silu, eps, kept):
     a = scale * gamma * rstd
     b = _rows(scale * beta + offset * a, width)
     a = _rows(a, width)
-    tanh = np.empty(rows.shape, x.dtype) if silu and kept is not None else None
+    slope = np.empty(rows.shape, x.dtype) if silu and kept is not None else None
     for part in _slices(rows):
         y = np.multiply(rows[part], a[part], out=out[part])
         y += b[part]
         if silu:
-            t = np.tanh(y, out=None if tanh is None else tanh[part])
+            t = np.tanh(y, out=None if slope is None else slope[part])
             t += 1
             y *= t
+        if slope is not None:
+            np.subtract(2, t, out=t)
+            t *= 1 - y
+            np.subtract(2, t, out=t)
     if kept is not None:
-        kept.update(sums=sums, offset=offset, rstd=rstd, tanh=tanh)
+        kept.update(sums=sums, offset=offset, rstd=rstd, twice_slope=slope)
     return out.reshape(x.shape)
 
 
 @primitive
-def _group_norm_back(g, y, x, gamma, beta, shift, groups, silu, eps, kept):
+def _group_norm_back(g, x, gamma, beta, shift, groups, silu, eps, kept):
     """The gradients with respect to x, γ, β and shift, in that order."""
-    c, x, y, g = x.shape[-1], _as_rows(x), _as_rows(y), _as_rows(g)
-    n, width, dx = x.shape[1] * x.shape[2] // c, x.shape[2] // c, np.empty(x.shape, x.dtype)
-    du, scale = g, x.dtype.type(0.5 if silu else 1)
-    if silu:  # twice du
-        du = dx
-        for part in _slices(x):
-            d = np.subtract(2, kept["tanh"][part], out=du[part])
-            d *= 1 - y[part]
-            np.subtract(2, d, out=d)
-            d *= g[part]
+    c, x, g = x.shape[-1], _as_rows(x), _as_rows(g)
+    n, width, scale = x.shape[1] * x.shape[2] // c, x.shape[2] // c, x.dtype.type(0.5 if silu else 1)
+    dx, du_sums = np.empty(x.shape, x.dtype), _Sums(x, c)
+    for part in _slices(x):
+        du = np.multiply(g[part], kept["twice_slope"][part] if silu else 1, out=dx[part])
+        du_sums.add(part, du)
     sums, offset, rstd = kept["sums"], kept["offset"], kept["rstd"]
-    dbeta = scale * _pixel_sum(du, c)
-    dgamma = rstd * (scale * _pixel_dot(du, x, c) + offset * dbeta)
+    dbeta, dgamma = (scale * total for total in du_sums.found())
+    dgamma = rstd * (dgamma + offset * dbeta)
     a, b = gamma * rstd, -rstd * rstd * _group_mean(gamma * dgamma, groups, n)
     shared = offset * b - rstd * _group_mean(gamma * dbeta, groups, n)
     dshift = a * dbeta + b * sums + n * shared
     a, b, shared = _rows(scale * a, width), _rows(b, width), _rows(shared, width)
     for part in _slices(x):
-        d = np.multiply(du[part], a[part], out=dx[part])
+        d = dx[part]
+        d *= a[part]
         d += x[part] * b[part]
         d += shared[part]
     return dx, dgamma.sum(0), dbeta.sum(0), dshift
@@ -249,7 +259,7 @@ def _group_norm_back(g, y, x, gamma, beta, shift, groups, silu, eps, kept):
 
 def _group_norm_vjp(argnums, ans, args, kwargs):
     def vjp(g):
-        dx, *others = _group_norm_back(g, ans, *args, **kwargs)
+        dx, *others = _group_norm_back(g, *args, **kwargs)
         gradients = [dx.reshape(args[0].shape), *others]
         return [gradients[i] for i in argnums]
 
