@@ -19,7 +19,6 @@ Source : Lavin & Gray 2015, arXiv:1509.09308, section 4 (there in two dimensions
 Law    : equal to conv.plain_conv2d and its gradients, of conv.upsample(x) where it is doubled (laws/tensor.py).
 """
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 _BT = np.array(
     [
@@ -51,11 +50,11 @@ class _Tiles:
         self.pixels = k * tiles * (w + 1)
 
     def _mixed(self, size, skip=0):
-        """Zeros, and the same seen as (k, tiles, 6, w size): what the mixing matrices read and write."""
-        mixed = np.zeros((6, (self.pixels + 8) * size), self.dtype)
-        row = (self.w + 1) * size * mixed.itemsize
-        shape, strides = (self.k, self.tiles, 6, self.w * size), (self.tiles * row, row, *mixed.strides)
-        return mixed, as_strided(mixed[:, skip:], shape, strides)
+        """An array, zeros between rows and at both ends, and its rows: (k, tiles, 6, w size), as mixing matrices go."""
+        mixed, row = np.empty((6, (self.pixels + 8) * size), self.dtype), (self.w + 1) * size
+        whole = _view(mixed, (self.k, self.tiles, 6, row), (self.tiles * row, row, mixed.shape[1], 1), skip)
+        mixed[:, :skip] = mixed[:, skip + self.pixels * size :] = whole[..., self.w * size :] = 0
+        return mixed, whole[..., : self.w * size]
 
     def mixer(self, matrix, h, size, skip=0):
         """(mixed, mix): mix(images) puts `matrix` (6, m) times m rows of each tile into mixed.
@@ -66,9 +65,10 @@ class _Tiles:
         mixed, by_tile = self._mixed(size, skip)
         m, margin = matrix.shape[1], 1 if skip else 0
         step, matrix = m - 2 * margin, np.ascontiguousarray(matrix, self.dtype)
-        padded = np.zeros((self.k, step * self.tiles + 2 * margin, self.w * size), self.dtype)
-        s = padded.strides
-        rows = as_strided(padded, (self.k, self.tiles, m, self.w * size), (s[0], step * s[1], s[1], s[2]))
+        row, lines = self.w * size, step * self.tiles + 2 * margin
+        padded = np.empty((self.k, lines, row), self.dtype)
+        rows = _view(padded, (self.k, self.tiles, m, row), (lines * row, step * row, row, 1))
+        padded[:, :margin] = padded[:, margin + h :] = 0
 
         def mix(x):
             padded[: len(x), margin : margin + h] = x.reshape(len(x), h, -1)
@@ -89,15 +89,19 @@ class _Tiles:
 
         return mixed, unmix
 
-    def windows(self, mixed, size, length, r):
+    def windows(self, mixed, size, length, r, skip=0):
         """(6, r, pixels / r, length): `length` numbers from each pixel on, taken at every r-th so that none overlap."""
-        s, item = mixed.strides
-        return as_strided(mixed, (6, r, -(-self.pixels // r), length), (s, size * item, r * size * item, item))
+        shape = (6, r, -(-self.pixels // r), length)
+        return _view(mixed, shape, (mixed.shape[1], size, r * size, 1), skip)
 
     def taps(self, mixed, size, c, n):
         """(6, n, c, pixels): n times c numbers from each pixel on."""
-        s, item = mixed.strides
-        return as_strided(mixed, (6, n, c, self.pixels), (s, c * item, item, size * item))
+        return _view(mixed, (6, n, c, self.pixels), (mixed.shape[1], c, 1, size))
+
+
+def _view(x, shape, strides, skip=0):
+    """The numbers of a contiguous array in another order, strides counted in numbers."""
+    return np.ndarray(shape, x.dtype, x, skip * x.itemsize, [s * x.itemsize for s in strides])
 
 
 def _mix_kernel(w):
@@ -123,8 +127,8 @@ def conv2d(x, w, b, slices, doubled=False):
     products = []
     for i, kernel in enumerate(kernels):
         r = kernel.shape[1]
-        windows = tiles.windows(mixed[:, i * c :], c, r * c, r)
-        products.append((windows, _mix_kernel(kernel), tiles.windows(answers[:, i * o :], times * o, o, r)))
+        windows = tiles.windows(mixed, c, r * c, r, skip=i * c)
+        products.append((windows, _mix_kernel(kernel), tiles.windows(answers, times * o, o, r, skip=i * o)))
     out = np.empty((len(x), times * h, times * width * o), x.dtype)
     row = 0 if b is None else np.tile(b, times * width)
     for part in slices:
