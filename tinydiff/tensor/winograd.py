@@ -60,32 +60,38 @@ class _Tiles:
         """(mixed, mix): mix(images) puts `matrix` (6, m) times m rows of each tile into mixed.
 
         h: height of the images. skip: zeros before the first row; where there are any, a tile begins with the last row
-        of the tile above and ends with the first of the one below.
+        of the tile above and ends with the first of the one below. Rows beyond the image are left out of the product.
         """
         mixed, by_tile = self._mixed(size, skip)
-        m, margin = matrix.shape[1], 1 if skip else 0
-        step, matrix = m - 2 * margin, np.ascontiguousarray(matrix, self.dtype)
-        row, lines = self.w * size, step * self.tiles + 2 * margin
-        padded = np.empty((self.k, lines, row), self.dtype)
-        rows = _view(padded, (self.k, self.tiles, m, row), (lines * row, step * row, row, 1))
-        padded[:, :margin] = padded[:, margin + h :] = 0
+        matrix, m, margin, row = matrix.astype(self.dtype), matrix.shape[1], 1 if skip else 0, self.w * size
+        step = m - 2 * margin
+        first = [step * t - margin for t in range(self.tiles)]
+        whole = [t for t in range(self.tiles) if 0 <= first[t] <= h - m]
+        edges = [(t, max(0, first[t]), min(h, first[t] + m)) for t in range(self.tiles) if t not in whole]
+        edges = [(t, slice(a, b), matrix[:, a - first[t] : b - first[t]]) for t, a, b in edges]
 
         def mix(x):
-            padded[: len(x), margin : margin + h] = x.reshape(len(x), h, -1)
-            padded[len(x) :] = 0
-            np.matmul(matrix, rows, out=by_tile)
+            x = np.ascontiguousarray(x).reshape(len(x), h, row)
+            if whole:
+                rows = _view(x, (len(x), len(whole), m, row), (h * row, step * row, row, 1), first[whole[0]] * row)
+                np.matmul(matrix, rows, out=by_tile[: len(x), whole[0] : whole[-1] + 1])
+            for t, rows, part in edges:
+                np.matmul(part, x[:, rows], out=by_tile[: len(x), t])
+            by_tile[len(x) :] = 0
 
         return mixed, mix
 
     def unmixer(self, matrix, h, size):
-        """(mixed, unmix): unmix() gives images of height h, (k, h, w size), `matrix` (m, 6) times what is in mixed."""
+        """(mixed, unmix): unmix(images) fills images (n, h, w size) with `matrix` (m, 6) times what is in mixed."""
         mixed, by_tile = self._mixed(size)
-        matrix = matrix.astype(self.dtype)
-        y = np.empty((self.k, self.tiles, len(matrix), self.w * size), self.dtype)
+        matrix, m, row = matrix.astype(self.dtype), len(matrix), self.w * size
+        whole, left = divmod(h, m)
 
-        def unmix():
-            np.matmul(matrix, by_tile, out=y)
-            return y.reshape(self.k, -1, self.w * size)[:, :h]
+        def unmix(y):
+            rows = _view(y, (len(y), whole, m, row), (h * row, m * row, row, 1))
+            np.matmul(matrix, by_tile[: len(y), :whole], out=rows)
+            if left:
+                np.matmul(matrix[:left], by_tile[: len(y), whole], out=y[:, m * whole :])
 
         return mixed, unmix
 
@@ -130,13 +136,14 @@ def conv2d(x, w, b, slices, doubled=False):
         windows = tiles.windows(mixed, c, r * c, r, skip=i * c)
         products.append((windows, _mix_kernel(kernel), tiles.windows(answers, times * o, o, r, skip=i * o)))
     out = np.empty((len(x), times * h, times * width * o), x.dtype)
-    row = 0 if b is None else np.tile(b, times * width)
+    row = None if b is None else np.tile(b, times * width)
     for part in slices:
         mix(x[part])
         for windows, kernel, answer in products:
             np.matmul(windows, kernel, out=answer)
-        y = out[part]
-        np.add(unmix()[: len(y)], row, out=y)
+        unmix(out[part])
+        if b is not None:
+            out[part] += row
     return out.reshape(len(x), times * h, times * width, o)
 
 
@@ -158,6 +165,6 @@ def gradients(g, x, w, slices, doubled=False):
         mix_x(x[part])
         np.matmul(windows, kernel, out=answer)
         dmixed += np.matmul(taps, pixels)
-        dx[part] = unmix()[: len(dx[part])]
+        unmix(dx[part])
     dw = (_G.T.astype(x.dtype) @ dmixed.reshape(6, -1)).reshape(3, n, o, c)
     return dx.reshape(x.shape), np.ascontiguousarray(turn(np.einsum("tv,utoc->uvoc", gather, dw)))
