@@ -150,15 +150,17 @@ def conv2d(x, w, b, slices, doubled=False):
 def gradients(g, x, w, slices, doubled=False):
     """(dx, dw) of g = dL/d(x * w): both read the same mixed rows of g."""
     (_, h, width, c), o = x.shape, w.shape[3]
-    times, at, gather = (2, _PAIRS @ _AT, _FOUR) if doubled else (1, _AT, np.eye(3))
-    n, r, gather = len(gather), -(-len(gather) // times), gather.astype(x.dtype)
+    times, at, n, r, kernel = 1, _AT, 3, 3, turn(w)
+    if doubled:
+        times, at, n, r, four = 2, _PAIRS @ _AT, 4, 2, _FOUR.astype(x.dtype)
+        kernel = np.einsum("tv,uvoc->utoc", four, kernel)
     tiles = _Tiles(slices[0].stop, -(-times * h // 4), width, x.dtype)
     mixed, mix = tiles.mixer(_BT, times * h, times * o, skip=o)
     spread, mix_x = tiles.mixer(at.T, h, c)
     answers, unmix = tiles.unmixer(at, h, c)
     windows, answer = tiles.windows(mixed, times * o, n * o, r), tiles.windows(answers, c, c, r)
     taps, pixels = tiles.taps(mixed, times * o, o, n), tiles.windows(spread, c, c, 1)
-    kernel = _mix_kernel(np.einsum("tv,uvoc->utoc", gather, turn(w)))
+    kernel = _mix_kernel(kernel)
     dx, dmixed = np.empty((len(x), h, width * c), x.dtype), np.zeros((6, n, o, c), x.dtype)
     for part in slices:
         mix(g[part])
@@ -167,4 +169,6 @@ def gradients(g, x, w, slices, doubled=False):
         dmixed += np.matmul(taps, pixels)
         unmix(dx[part])
     dw = (_G.T.astype(x.dtype) @ dmixed.reshape(6, -1)).reshape(3, n, o, c)
-    return dx.reshape(x.shape), np.ascontiguousarray(turn(np.einsum("tv,utoc->uvoc", gather, dw)))
+    if doubled:
+        dw = np.einsum("tv,utoc->uvoc", four, dw)
+    return dx.reshape(x.shape), np.ascontiguousarray(turn(dw))
