@@ -32,8 +32,6 @@ _BT = np.array(
 )
 _G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
 _AT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
-
-
 _E = np.repeat(np.eye(4), [1, 2, 2, 1], axis=0)
 _PAIRS = np.repeat(np.eye(2), 2, axis=1)  # the adjoint of doubling: rows of the double are added in pairs
 _FOUR = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]])  # three taps -> the four that a pixel hears with
