@@ -148,7 +148,7 @@ def conv2d(x, w, b, slices, doubled=False):
 def gradients(g, x, w, slices, doubled=False):
     """(dx, dw) of g = dL/d(x * w): both read the same mixed rows of g."""
     (_, h, width, c), o = x.shape, w.shape[3]
-    times, at, n, r, kernel = 1, _AT, 3, 3, turn(w)
+    times, at, n, r, kernel = 1, _AT, 3, 3, turn(w)  # g is so many times as large; n taps; every r-th window is apart
     if doubled:
         times, at, n, r, four = 2, _PAIRS @ _AT, 4, 2, _FOUR.astype(x.dtype)
         kernel = np.einsum("tv,uvoc->utoc", four, kernel)
