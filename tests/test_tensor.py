@@ -86,7 +86,11 @@ def join(axis):
 
 
 def norm(f, groups, silu):
-    return lambda x, gamma, beta: f(x, gamma, beta, groups, silu)
+    return lambda x, gamma, beta, shift=None: f(x, gamma, beta, groups, silu, shift=shift)
+
+
+def norm_as_a_primitive(x, gamma, beta, shift):
+    return fast._group_norm(x, gamma, beta, shift, 2, True, 1e-5, {})
 
 
 PAIRS = {
@@ -170,6 +174,12 @@ CASES = [
         for n in (1, 2, 4)
         for silu in (False, True)
     ),
+    *(
+        case(f, f"shift{', silu' * silu}", (2, 3, 2, 4), (4,), (4,), (2, 4), call=norm(f, 2, silu), once=once)
+        for f, once in ((ops.plain_group_norm, False), (ops.group_norm, True), (fast.group_norm, True))
+        for silu in (False, True)
+    ),
+    case(fast._group_norm, "", (2, 3, 2, 4), (4,), (4,), (2, 4), call=norm_as_a_primitive, once=True),
     case(ops.group_norm, "no positions", (3, 6), (6,), (6,), call=norm(ops.group_norm, 2, True), once=True),
     case(ops.group_norm, "1-d", (2, 5, 4), (4,), (4,), call=norm(ops.group_norm, 2, True), once=True),
     *(
@@ -183,6 +193,16 @@ CASES = [
     case(conv.conv2d, "5x5", (1, 6, 5, 2), (5, 5, 2, 3), (3,)),
     case(conv.conv2d, "stride 3", (1, 7, 5, 2), (3, 3, 2, 3), (3,), stride=3),
     case(conv.conv2d, "no bias", (2, 4, 5, 3), (3, 3, 3, 2)),
+    *(
+        case(conv.doubled_conv2d, label, x, (3, 3, x[3], o), (o,))
+        for label, x, o in (
+            ("", (2, 3, 4, 5), 4),
+            ("odd", (1, 5, 3, 4), 2),
+            ("one pixel", (2, 1, 1, 3), 4),
+            ("one row", (1, 1, 4, 2), 3),
+        )
+    ),
+    case(conv.doubled_conv2d, "no bias", (2, 4, 5, 3), (3, 3, 3, 2)),
     *(
         case(conv.conv2d_dx, f"{k}x{k} stride {s}", (2, g, g, 2), (k, k, 3, 2), shape=(2, 5, 5, 3), stride=s)
         for k in (1, 3)
@@ -261,7 +281,7 @@ def weights(case, dtype):
     return np.random.default_rng(5).standard_normal(shape).astype(dtype)
 
 
-@cases(lambda case: case.f is not fast.group_norm)  # for NumPy alone; ops.group_norm chooses
+@cases(lambda case: module_of(case.f) is not fast)  # for NumPy alone; ops.group_norm chooses
 def test_every_library_gives_the_same_numbers(case, backend):
     """To 1e-12 of the largest: the fast versions and a GPU may add in another order."""
     args, c = case.arrays(), weights(case, np.float64)
@@ -275,14 +295,14 @@ def test_every_library_gives_the_same_numbers(case, backend):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-12 * max(1, np.abs(theirs).max()))
 
 
-@cases(lambda case: case.f is not fast.group_norm)
+@cases(lambda case: module_of(case.f) is not fast)
 def test_float32_stays_float32(case, backend):
     args = [backend.put(x) for x in case.arrays(np.float32)]
     y, gradients = value_and_gradients(case.on(backend.put), args, backend.put(weights(case, np.float32)))
     assert [x.dtype for x in (y, *gradients)] == [np.float32] * (1 + len(args))
 
 
-@cases(lambda case: case.f is not fast.group_norm)
+@cases(lambda case: module_of(case.f) is not fast)
 def test_nothing_passes_to_the_host_and_nothing_is_doubled(case, double):
     args, c = [double.asarray(x) for x in case.arrays(np.float32)], double.asarray(weights(case, np.float32))
     f = case.on(double.asarray)
@@ -646,6 +666,38 @@ def test_fast_convolution_equals_the_plain_one(k, stride, channels, batch, size,
         np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max())
 
 
+@settings(max_examples=20)
+@given(
+    batch=st.integers(1, 7),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    channels=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    at_once=st.integers(1, 8),
+    bias=st.booleans(),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_a_double_need_not_be_made(batch, size, channels, at_once, bias, dtype):
+    rng, tolerance = np.random.default_rng(0), 1e-5 if dtype is np.float32 else 1e-13
+
+    def draw(*shape):
+        return rng.standard_normal(shape).astype(dtype)
+
+    x, w, b = draw(batch, *size, channels[0]), draw(3, 3, *channels), draw(channels[1]) if bias else None
+    double = conv.upsample(x)
+    g = draw(*double.shape[:3], channels[1])
+    sent_back = conv.plain_conv2d_dx(g, w, double.shape)
+    plain = [
+        conv.plain_conv2d(double, w, b),
+        sum(sent_back[:, i::2, j::2] for i in (0, 1) for j in (0, 1)),
+        conv.plain_conv2d_dw(double, g, 3),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast, "CHUNK", at_once * 4 * size[0] * size[1] * max(channels))
+        found = [fast.doubled_conv2d(x, w, b), *fast.doubled_conv2d_gradients(g, x, w)]
+    for got, want in zip(found, plain, strict=True):
+        assert got.dtype == want.dtype == dtype and got.shape == want.shape
+        np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max())
+
+
 @pytest.mark.parametrize("silu", [False, True])
 @given(
     batch=st.integers(1, 7),
@@ -655,24 +707,28 @@ def test_fast_convolution_equals_the_plain_one(k, stride, channels, batch, size,
 )
 def test_fast_group_norm_equals_the_plain_one(silu, batch, positions, channels, at_once):
     (groups, c), rng = channels, np.random.default_rng(0)
-    args = [rng.standard_normal(shape) for shape in ((batch, *positions, c), c, c)]
+    args = [rng.standard_normal(shape) for shape in ((batch, *positions, c), c, c, (batch, c))]
     weight = rng.standard_normal(args[0].shape)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fast, "CHUNK", at_once * args[0][0].size)
         (y, gradients), (plain, plain_gradients) = (
-            value_and_gradients(lambda *xs, f=f: f(*xs, groups, silu), args, weight)
+            value_and_gradients(norm(f, groups, silu), args, weight)
             for f in (fast.group_norm, ops.plain_group_norm)
         )
     for got, want in zip([y, *gradients], [plain, *plain_gradients], strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-11 * max(1, np.abs(want).max()))
 
 
-def test_group_norm_survives_a_large_mean():
-    """Mean 1000 times the deviation, float32: E[x²] - mean² would have lost it."""
-    x = (1000 + ones(2, 8, 8, 4)).astype(np.float32)
-    y = ops.group_norm(x, np.ones(4, np.float32), np.zeros(4, np.float32), 2)
-    want = ops.plain_group_norm(x.astype(float), np.ones(4), np.zeros(4), 2)
-    np.testing.assert_allclose(y, want, atol=2e-3)  # a float32 near 1000 is itself rounded by 6e-5
+@pytest.mark.parametrize("mean, shift", [(1000, 0), (0, 1000), (1000, -1000), (6, 0), (6, -6)])
+def test_group_norm_survives_a_large_mean(mean, shift):
+    """Mean 1000 times the deviation, float32: E[x²] - mean² would have lost it; one image is easy, the other is not."""
+    x, shifts = ones(2, 8, 8, 4).astype(np.float32), np.zeros((2, 4), np.float32)
+    x[1] += mean
+    shifts[1] = shift
+    y = ops.group_norm(x, np.ones(4, np.float32), np.zeros(4, np.float32), 2, shift=shifts)
+    want = ops.plain_group_norm(x.astype(float), np.ones(4), np.zeros(4), 2, shift=shifts.astype(float))
+    size = max(abs(mean), abs(shift), 1)
+    np.testing.assert_allclose(y, want, atol=2e-6 * size)  # a float32 near 1000 is itself rounded by 6e-5
 
 
 def test_functions_do_not_overflow_or_lose_digits():

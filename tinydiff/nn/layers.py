@@ -38,11 +38,18 @@ def conv(p, x, stride=1):
     return convolution.conv2d(x, p["w"], p["b"], stride)
 
 
+def doubled_conv(p, x, h, w):
+    """A 3 x 3 convolution of x doubled; of its upper left h x w, where an odd size was halved."""
+    if (h, w) == (2 * x.shape[1], 2 * x.shape[2]):
+        return convolution.doubled_conv2d(x, p["w"], p["b"])
+    return conv(p, convolution.crop(convolution.upsample(x), h, w))
+
+
 def norm_init(n):
     """γ = 1, β = 0, (n,) each."""
     return {"gamma": np.ones(n, np.float32), "beta": np.zeros(n, np.float32)}
 
 
-def norm(p, x, groups, silu=False):
-    """Group norm, with silu behind it if asked."""
-    return ops.group_norm(x, p["gamma"], p["beta"], groups, silu)
+def norm(p, x, groups, silu=False, shift=None):
+    """Group norm, with a shift (B, C) before it and silu behind it if asked."""
+    return ops.group_norm(x, p["gamma"], p["beta"], groups, silu, shift=shift)

@@ -8,10 +8,10 @@ norm and silu before each convolution, the time added inside every block, self-a
 import dataclasses
 
 from ..tensor import ops
-from ..tensor.conv import crop, depth_to_space, space_to_depth, upsample
+from ..tensor.conv import conv2d, depth_to_space, space_to_depth
 from . import attention
 from .embed import time_embedding, time_init
-from .layers import conv, conv_init, linear, linear_init, norm, norm_init
+from .layers import conv, conv_init, doubled_conv, linear, linear_init, norm, norm_init
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +74,9 @@ def block_init(rng, n, m, embed):
 
 def block(p, x, e, groups):
     """shortcut(x) + conv(silu(norm(conv(silu(norm(x))) + linear(e)))): x (B, H, W, n), e (B, embed)."""
-    h = conv(p["conv1"], norm(p["norm1"], x, groups, silu=True))
-    shift = linear(p["time"], e)
-    h = h + ops.reshape(shift, (shift.shape[0], 1, 1, shift.shape[1]))
-    h = conv(p["conv2"], norm(p["norm2"], h, groups, silu=True))
+    h = conv2d(norm(p["norm1"], x, groups, silu=True), p["conv1"]["w"])
+    shift = linear(p["time"], e) + p["conv1"]["b"]  # for the norm to add: it need not touch every pixel for that
+    h = conv(p["conv2"], norm(p["norm2"], h, groups, silu=True, shift=shift))
     return h + (conv(p["shortcut"], x) if "shortcut" in p else x)
 
 
@@ -155,6 +154,6 @@ def apply(params, x, t, config, label=None, context=None, mask=None):
         for p in level["stages"]:
             h = stage(p, ops.concatenate([h, skips.pop()]), e, groups, context, mask)
         if "double" in level:
-            h = conv(level["double"], crop(upsample(h), *skips[-1].shape[1:3]))
+            h = doubled_conv(level["double"], h, *skips[-1].shape[1:3])
     h = conv(params["out"]["conv"], norm(params["out"]["norm"], h, groups, silu=True))
     return depth_to_space(h, config.patch)

@@ -377,19 +377,21 @@ def attention(q, k, v, mask=None):
     return matmul(softmax(scores + (seen - 1) * 1e9) * seen, v)  # e^-1e9 is 0, but not beside itself alone
 
 
-def group_norm(x, gamma, beta, groups, silu=False, eps=1e-5):
+def group_norm(x, gamma, beta, groups, silu=False, eps=1e-5, shift=None):
     """γ (x - mean) / √(var + ε) + β, mean and variance over positions and the channels of a group; then silu, if asked.
 
     Source : Wu & He 2018, arXiv:1803.08494, eqs. (1)-(2), (6)-(7).
     x      : (B, ..., C), channels last; gamma, beta: (C,); groups divides C.
+    shift  : (B, C), what to add to x first at every position, or None.
     """
-    if xp_of(x) is np:
-        return fast.group_norm(x, gamma, beta, groups, silu, eps)
-    return plain_group_norm(x, gamma, beta, groups, silu, eps)
+    norm = fast.group_norm if xp_of(x) is np else plain_group_norm
+    return norm(x, gamma, beta, groups, silu, eps, shift)
 
 
-def plain_group_norm(x, gamma, beta, groups, with_silu=False, eps=1e-5):
+def plain_group_norm(x, gamma, beta, groups, with_silu=False, eps=1e-5, shift=None):
     """The same, as the formula reads: the oracle of the fast one, and what runs on a GPU."""
+    if shift is not None:
+        x = x + reshape(shift, (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1]))
     y = reshape(x, (x.shape[0], -1, groups, x.shape[-1] // groups))
     y = y - mean(y, axis=(1, 3), keepdims=True)
     y = y / sqrt(mean(y * y, axis=(1, 3), keepdims=True) + eps)
