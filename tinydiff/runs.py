@@ -4,6 +4,7 @@ A run is a folder. `checkpoint.safetensors` holds all that it is (weights, their
 step, the full configuration); `metrics.jsonl` has a line a step; the rest are pictures.
 """
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -14,8 +15,9 @@ import numpy as np
 
 from . import checkpoint, data, files, model, plot, recipes, train, workers
 from .model import PICTURES, WEIGHTS, Config
-from .tensor import fast, tree
+from .tensor import tree
 from .tensor.device import device as device_called
+from .workers import one_thread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +100,7 @@ def train_run(folder, config, x, state=None, device=None, n_workers=1, every=30.
         one_thread(),
         np.errstate(over="ignore", invalid="ignore"),  # train.train looks for what is not finite, and names it
         train.interrupts() as stop,
-        workers.Workers(model.step_fn(config), state.params, n_workers) as spread,
+        workers.Workers(functools.partial(model.step_fn, config), state.params, n_workers) as spread,
         open(folder / "metrics.jsonl", "a") as log,
         _bar(config, settings, state) as bar,
     ):
@@ -138,14 +140,6 @@ def _keep_metrics(path, step):
 def _on(state, move):
     moments = {**state.moments, "m": move(state.moments["m"]), "v": move(state.moments["v"])}
     return dataclasses.replace(state, params=move(state.params), average=move(state.average), moments=moments)
-
-
-def one_thread():
-    """One BLAS thread a process: the products are small, and the processes share the cores. And memory is kept."""
-    from threadpoolctl import threadpool_limits
-
-    fast.keep_memory()
-    return threadpool_limits(1, "blas")
 
 
 class _bar:
