@@ -1242,8 +1242,8 @@ def test_a_worker_that_is_killed_ends_the_run_with_one_line(images, refused, mon
 
     class Doomed(workers.Workers):
         def __call__(self, params, batch):
-            started.extend(self.children)
-            os.kill(self.children[0], signal.SIGKILL)
+            started.extend(child.pid for child in self.children)
+            os.kill(started[0], signal.SIGKILL)
             return super().__call__(params, batch)
 
     monkeypatch.setattr(workers, "Workers", Doomed)
