@@ -56,19 +56,17 @@ class Workers:
             self.vector, *self.gradients = (np.frombuffer(part, np.float32) for part in memory)
             try:
                 for part in memory[1:]:
-                    self._start(get_context(method), make_step, memory[0], part)
-                for pipe in self.pipes:
-                    _talk(pipe.send, params)
+                    self._start(get_context(method), make_step, outline(params), memory[0], part)
             except BaseException:
                 self.__exit__()
                 raise
 
-    def _start(self, context, make_step, *memory):
+    def _start(self, context, *given):
         ours, theirs = context.Pipe()
         forked = context.get_start_method() == "fork"
         inherited = [*self.pipes, ours] if forked else []
-        child = context.Process(target=_work, args=(theirs, inherited, make_step, *memory), daemon=True)
-        with nullcontext() if forked else _signals_ignored():  # a spawned one ignores them from its first moment
+        child = context.Process(target=_work, args=(theirs, inherited, *given), daemon=True)
+        with nullcontext() if forked else signals_ignored():  # a spawned one ignores them from its first moment
             child.start()
         theirs.close()
         self.pipes.append(ours)
@@ -106,27 +104,33 @@ class Workers:
         self.pipes, self.children = [], []
 
 
-def _work(pipe, inherited, make_step, vector, gradients):
+def outline(params):
+    """Names and shapes alone: arrays of nothing."""
+    return tree.map(lambda p: np.empty(p.shape, "V0"), params)
+
+
+def _work(pipe, inherited, make_step, like, *memory):
     for other in inherited:  # else this worker would keep them open after the first process dies
         other.close()
-    serve(pipe, make_step, *(np.frombuffer(part, np.float32) for part in (vector, gradients)))
+    with signals_ignored():
+        serve(pipe, make_step, like, *(np.frombuffer(part, np.float32) for part in memory))
 
 
-def serve(pipe, make_step, vector, gradients):
+def serve(pipe, make_step, like, vector, gradients):
     """A worker's life: it ends, without a word, when the other end of its pipe closes.
 
-    First come params, for their names and shapes; then, with weights in the vector, share after share of a batch. The
-    loss of each goes back, with the gradients in place; or what went wrong, in words.
+    Share after share of a batch comes, with weights like `like` in the vector; the loss of each goes back, with the
+    gradients in place; or what went wrong, in words.
     """
-    with _signals_ignored(), one_thread(), np.errstate(over="ignore", invalid="ignore"), suppress(EOFError, OSError):
-        step_fn, params = make_step(), tree.unpack(vector, pipe.recv())
+    with suppress(EOFError, OSError), one_thread(), np.errstate(over="ignore", invalid="ignore"):
+        step_fn, params = make_step(), tree.unpack(vector, like)
         while True:
             pipe.send(_share(step_fn, params, pipe.recv(), gradients))
 
 
 @contextmanager
-def _signals_ignored():
-    """The first process heeds them, and wants its step finished."""
+def signals_ignored():
+    """Ctrl-C reaches every process; the first one heeds it, and wants its step finished."""
     old = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
