@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import checkpoint, data, files, model, plot, recipes, train, workers
+from . import checkpoint, data, files, model, mpi, plot, recipes, train, workers
 from .model import PICTURES, WEIGHTS, Config
 from .tensor import tree
 from .tensor.device import device as device_called
@@ -81,11 +81,12 @@ def free_folder(name, root="runs"):
     return folder
 
 
-def train_run(folder, config, x, state=None, device=None, n_workers=1, every=30.0, labels=None):
+def train_run(folder, config, x, state=None, device=None, n_workers=1, every=30.0, labels=None, ranks=None):
     """Train, writing the run folder as it goes; returns (state, the signal that stopped it or None).
 
     A checkpoint every `every` seconds and at the end; sample pictures at each tenth of a run of images; a line a step
-    in metrics.jsonl. Ctrl-C ends it after the step in hand. Raises what train.train raises; the last checkpoint stays.
+    in metrics.jsonl. Ctrl-C ends it after the step in hand. ranks: an MPI communicator, whose ranks take the place of
+    n_workers (`mpi.led`). Raises what train.train raises; the last checkpoint stays.
     """
     folder, device = Path(folder), device or device_called("cpu")
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,12 +96,13 @@ def train_run(folder, config, x, state=None, device=None, n_workers=1, every=30.
     _keep_metrics(folder / "metrics.jsonl", state.step)
     settings = train.Settings(**config.settings)
     n_workers = min(n_workers, settings.batch) if device.name == "cpu" and config.images else 1
+    make_step = functools.partial(model.step_fn, config)
     state, saved, drawn = _on(state, device.put), time.monotonic(), math.floor(10 * train.progress(settings, state))
     with (
         one_thread(),
         np.errstate(over="ignore", invalid="ignore"),  # train.train looks for what is not finite, and names it
         train.interrupts() as stop,
-        workers.Workers(functools.partial(model.step_fn, config), state.params, n_workers) as spread,
+        _spread(make_step, state.params, n_workers, ranks) as spread,
         open(folder / "metrics.jsonl", "a") as log,
         _bar(config, settings, state) as bar,
     ):
@@ -122,6 +124,10 @@ def train_run(folder, config, x, state=None, device=None, n_workers=1, every=30.
         state = _on(state, device.get)
         save(folder, config, state)
     return state, stop.signal
+
+
+def _spread(make_step, params, n_workers, ranks):
+    return mpi.Ranks(make_step, params, ranks) if ranks else workers.Workers(make_step, params, n_workers)
 
 
 def _keep_metrics(path, step):
