@@ -57,6 +57,12 @@ def _flush_or_drop():
 
 
 def _train(options):
+    from . import mpi
+
+    return mpi.led(_train_on, options)
+
+
+def _train_on(options):
     from . import recipes, runs, train, use
     from .tensor.device import device
 
@@ -86,7 +92,8 @@ def _train(options):
     if start:
         print(f"resumed after step {start:,}", flush=True)
     labels = recipes.load_labels(config)
-    state, stopped = runs.train_run(folder, config, x, state, where, options.workers, labels=labels)
+    among = {"n_workers": options.workers, "ranks": options.ranks}
+    state, stopped = runs.train_run(folder, config, x, state, where, labels=labels, **among)
     if stopped:
         again = f"tinydiff train --resume --out {shlex.quote(str(folder))}"
         print(f"stopped after step {state.step:,}; saved. Continue with: {again}")
