@@ -54,13 +54,16 @@ def led(monkeypatch):
     """led(command, n): mpi.led on n ranks; then, the exit status of each of the others."""
     fork, statuses = multiprocessing.get_context("fork"), []
 
-    def other(rank, size, pipe):
+    def other(rank, size, pipes):
+        for ours, _ in pipes:
+            ours.close()
+        pipe = pipes[rank - 1][1]
         monkeypatch.setattr(mpi, "_world", lambda: Wires(rank, size, {0: pipe}))
         mpi.led(None, argparse.Namespace())
 
-    def run(command, n=2):
+    def run(command, n=2, patience=20):
         pipes = [fork.Pipe() for _ in range(1, n)]
-        others = [fork.Process(target=other, args=(i, n, pipe)) for i, (_, pipe) in enumerate(pipes, 1)]
+        others = [fork.Process(target=other, args=(i, n, pipes)) for i in range(1, n)]
         for process, (_, theirs) in zip(others, pipes, strict=True):
             process.start()
             theirs.close()  # else nobody would learn of its end
@@ -68,9 +71,8 @@ def led(monkeypatch):
         try:
             return mpi.led(command, argparse.Namespace(workers=7))
         finally:
-            for process, (ours, _) in zip(others, pipes, strict=True):
-                ours.close()
-                process.join(20)
+            for process in others:
+                process.join(patience)
                 statuses.append(process.exitcode)
                 process.kill()
 
@@ -148,12 +150,12 @@ def test_what_cannot_wait_ends_all_ranks_by_force_after_the_last_word(led, monke
 
     def command(options):
         with mpi.Ranks(making(fails_on_odd_shares), params, options.ranks) as spread:
-            spread.pipes[0].due = True  # as if one were owed that will never come
+            spread.pipes[0].due, spread.pipes[0].recv = True, lambda: pytest.fail("it would never come")
             monkeypatch.setattr(mpi.atexit, "register", lambda *call: at_exit.append(call))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        led(command)
+        led(command, patience=0)
     ((abort, status),) = at_exit
     assert abort.__name__ == "Abort" and status != 0
 
