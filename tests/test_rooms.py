@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "tinydiff"
 
 # From the ground up: a room imports only what is drawn above it. Sub-packages are rooms like the others.
 MATHS = "gaussian schedule forward loss elbo oracle sampler score sde solver guidance editing vae latent"
-ABOVE = "nn laws optim data glyphs checkpoint workers train evaluate plot model objective recipes runs use".split()
-MATHS = MATHS.split()
+ABOVE = "nn laws optim data glyphs checkpoint workers mpi train evaluate plot model objective recipes runs use"
+MATHS, ABOVE = MATHS.split(), ABOVE.split()
 ROOMS = ["files", "tensor", *MATHS, *ABOVE, "__init__", "__main__"]
 DRAWS = {"plot", "glyphs"}  # the only rooms that know matplotlib
 HEAVY = ["matplotlib", "cupy", "pooch", "PIL", "tqdm", "safetensors"]

@@ -11,8 +11,8 @@ __version__ = "0.1.0"
 
 _ROOMS = (
     "checkpoint", "data", "editing", "elbo", "evaluate", "files", "forward", "gaussian", "glyphs", "guidance", "latent",
-    "laws", "loss", "model", "nn", "optim", "oracle", "plot", "recipes", "runs", "sampler", "schedule", "score", "sde",
-    "solver", "tensor", "train", "use", "vae", "workers",
+    "laws", "loss", "model", "mpi", "nn", "optim", "oracle", "plot", "recipes", "runs", "sampler", "schedule", "score",
+    "sde", "solver", "tensor", "train", "use", "vae", "workers",
 )  # fmt: skip
 __all__ = ["device", *_ROOMS]
 

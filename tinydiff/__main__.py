@@ -57,6 +57,12 @@ def _flush_or_drop():
 
 
 def _train(options):
+    from . import mpi
+
+    return mpi.led(_train_on, options)
+
+
+def _train_on(options):
     from . import recipes, runs
     from .tensor.device import device
 
@@ -110,9 +116,8 @@ def _go_on(run, x, asked, where, options, again=None):
           f"on {where.name}; writing {folder}", flush=True)  # fmt: skip
     if run.state.step:
         print(f"resumed after step {run.state.step:,}", flush=True)
-    state, stopped = runs.train_run(
-        folder, config, x, run.state, where, options.workers, asked=asked, frozen=run.frozen
-    )  # fmt: skip
+    among = {"n_workers": options.workers, "ranks": options.ranks}
+    state, stopped = runs.train_run(folder, config, x, run.state, where, asked=asked, frozen=run.frozen, **among)
     if stopped:
         again = again or f"tinydiff train --resume --out {shlex.quote(str(folder))}"
         print(f"stopped after step {state.step:,}; saved. Continue with: {again}")

@@ -5,6 +5,7 @@ step, the full configuration, and the autoencoder of a run of codes); `metrics.j
 pictures.
 """
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from . import checkpoint, data, files, latent, model, objective, plot, recipes, train, workers
+from . import checkpoint, data, files, latent, model, mpi, objective, plot, recipes, train, workers
 from .model import CODES, PICTURES, WEIGHTS, Config
 from .nn import autoencoder
-from .tensor import fast, tree
+from .tensor import tree
 from .tensor.device import device as device_called
+from .workers import one_thread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,14 +112,13 @@ def codes(config, frozen, x, chunk=256):
 
 
 def train_run(
-    folder, config, x, state=None, device=None, n_workers=1, every=30.0, asked=None, frozen=None
+    folder, config, x, state=None, device=None, n_workers=1, every=30.0, asked=None, frozen=None, ranks=None
 ):  # fmt: skip
     """Train, writing the run folder as it goes; returns (state, the signal that stopped it or None).
-
     x, asked: the examples, and what each is said to show (`recipes.asked_of`); frozen: the weights of the first stage.
-
     A checkpoint every `every` seconds and at the end; sample pictures at each tenth of a run of images; a line a step
-    in metrics.jsonl. Ctrl-C ends it after the step in hand. Raises what train.train raises; the last checkpoint stays.
+    in metrics.jsonl. Ctrl-C ends it after the step in hand. ranks: an MPI communicator, whose ranks take the place of
+    n_workers (`mpi.led`). Raises what train.train raises; the last checkpoint stays.
     """
     folder, device = Path(folder), device or device_called("cpu")
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,12 +129,13 @@ def train_run(
     settings = train.Settings(**config.settings)
     x = codes(config, frozen, x) if config.first_stage else x
     n_workers = min(n_workers, settings.batch) if device.name == "cpu" and config.images else 1
+    make_step = functools.partial(objective.step_fn, config)
     state, saved, drawn = _on(state, device.put), time.monotonic(), math.floor(10 * train.progress(settings, state))
     with (
         one_thread(),
         np.errstate(over="ignore", invalid="ignore"),  # train.train looks for what is not finite, and names it
         train.interrupts() as stop,
-        workers.Workers(objective.step_fn(config), state.params, n_workers) as spread,
+        _spread(make_step, state.params, n_workers, ranks) as spread,
         open(folder / "metrics.jsonl", "a") as log,
         _bar(config, settings, state) as bar,
     ):
@@ -157,6 +159,10 @@ def train_run(
     return state, stop.signal
 
 
+def _spread(make_step, params, n_workers, ranks):
+    return mpi.Ranks(make_step, params, ranks) if ranks else workers.Workers(make_step, params, n_workers)
+
+
 def _keep_metrics(path, step):
     """Keep the lines of an earlier part of the run, up to the checkpoint that it is resumed from."""
     if not path.exists():
@@ -173,14 +179,6 @@ def _keep_metrics(path, step):
 def _on(state, move):
     moments = {**state.moments, "m": move(state.moments["m"]), "v": move(state.moments["v"])}
     return dataclasses.replace(state, params=move(state.params), average=move(state.average), moments=moments)
-
-
-def one_thread():
-    """One BLAS thread a process: the products are small, and the processes share the cores. And memory is kept."""
-    from threadpoolctl import threadpool_limits
-
-    fast.keep_memory()
-    return threadpool_limits(1, "blas")
 
 
 class _bar:

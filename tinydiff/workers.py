@@ -6,8 +6,12 @@ A loss that is a mean over examples is the mean of its shares' losses, and so is
 
 so nothing that is spread needs to know. Processes and not threads: Python runs one thread at a time, and NumPy's
 short calls spend their time handing over. Weights and gradients lie in memory that the processes share; the batch goes
-through a pipe. The processes are forked, so they start with everything that the first one knows; where a system cannot
-fork, and on a GPU, there is one worker: the function itself.
+through a pipe. Where that is safe the processes are forked, and start with everything that the first one knows; on
+macOS, whose own libraries do not bear it, and on Windows, which has no fork, they are spawned: started afresh. On a GPU
+there is one worker: the function itself.
+
+The promise: n workers give the gradient that one gives, to rounding, since they add in another order; and two runs
+with the same n are the same bit for bit, forked or spawned.
 """
 import ctypes
 import math
@@ -17,63 +21,56 @@ import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from multiprocessing import Pipe, active_children, get_context
+from contextlib import contextmanager, nullcontext, suppress
+from multiprocessing import active_children, get_context
 
 import numpy as np
 
-from .tensor import tree
+from .tensor import fast, tree
+
+METHOD = "fork" if hasattr(os, "fork") and sys.platform != "darwin" else "spawn"
+
+
+def one_thread():
+    """One BLAS thread a process: the products are small, and the processes share the cores. And memory is kept."""
+    from threadpoolctl import threadpool_limits
+
+    fast.keep_memory()
+    return threadpool_limits(1, "blas")
 
 
 class Workers:
     """step_fn (params, batch) -> (loss, gradients), spread over `n` processes. A context: they end with it.
 
-    batch: a tree of NumPy arrays whose first axis counts examples. params: for names and shapes, float32.
+    make_step: () -> step_fn; each process makes its own. To be spawned it must be something that can be pickled, such
+    as functools.partial(a function with a name, what it is given). batch: a tree of NumPy arrays whose first axis
+    counts examples. params: for names and shapes, float32. method: fork or spawn.
     Raises ChildProcessError if a worker dies, or fails: then with its own words.
     """
 
-    def __init__(self, step_fn, params, n):
-        self.step_fn, self.n = step_fn, n if hasattr(os, "fork") else 1
+    def __init__(self, make_step, params, n, method=METHOD):
+        self.step_fn, self.n = make_step(), n
         self.pipes, self.children = [], []
-        if self.n > 1:
-            size = tree.count(params)
-            self.vector, *self.gradients = (_shared(size) for _ in range(self.n))
-            self.params = tree.unpack(self.vector, params)
-            for i in range(1, self.n):
-                self._fork(self.gradients[i - 1])
-
-    def _fork(self, gradients):
-        ours, theirs = Pipe()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pid = os.fork()
-        if not pid:
+        if n > 1:
+            memory = [_shared(tree.count(params), method) for _ in range(n)]
+            self.vector, *self.gradients = (np.frombuffer(part, np.float32) for part in memory)
             try:
-                self._serve(ours, theirs, gradients)
-            finally:
-                os._exit(0)
+                for part in memory[1:]:
+                    self._start(get_context(method), make_step, outline(params), memory[0], part)
+            except BaseException:
+                self.__exit__()
+                raise
+
+    def _start(self, context, *given):
+        ours, theirs = context.Pipe()
+        forked = context.get_start_method() == "fork"
+        inherited = [*self.pipes, ours] if forked else []
+        child = context.Process(target=_work, args=(theirs, inherited, *given), daemon=True)
+        with nullcontext() if forked else signals_ignored():  # a spawned one ignores them from its first moment
+            child.start()
         theirs.close()
         self.pipes.append(ours)
-        self.children.append(pid)
-
-    def _serve(self, ours, theirs, gradients):
-        """A worker's life: it ends, without a word, when the other end of its pipe closes."""
-        for number in (signal.SIGINT, signal.SIGTERM):  # the first process heeds them, and wants its step finished
-            signal.signal(number, signal.SIG_IGN)
-        for pipe in [*self.pipes, ours]:  # else this worker would keep them open after the first process dies
-            pipe.close()
-        with suppress(EOFError, OSError):
-            while True:
-                theirs.send(self._share(theirs.recv(), gradients))
-
-    def _share(self, batch, gradients):
-        """The loss of a share, whose gradients are put in place; or what went wrong, in words."""
-        try:
-            loss, found = self.step_fn(self.params, batch)
-            np.copyto(gradients, tree.pack(found))
-            return float(loss)
-        except Exception as problem:
-            return f"{type(problem).__name__}: {problem}"
+        self.children.append(child)
 
     def __call__(self, params, batch):
         size = len(tree.leaves(batch)[0])
@@ -101,18 +98,64 @@ class Workers:
     def __exit__(self, *exc):
         for pipe in self.pipes:
             pipe.close()
-        for pid in self.children:
-            os.waitpid(pid, 0)
+        for child in self.children:
+            child.join()
+            child.close()
         self.pipes, self.children = [], []
+
+
+def outline(params):
+    """Names and shapes alone: arrays of nothing."""
+    return tree.map(lambda p: np.empty(p.shape, "V0"), params)
+
+
+def _work(pipe, inherited, make_step, like, *memory):
+    for other in inherited:  # else this worker would keep them open after the first process dies
+        other.close()
+    with signals_ignored():
+        serve(pipe, make_step, like, *(np.frombuffer(part, np.float32) for part in memory))
+
+
+def serve(pipe, make_step, like, vector, gradients):
+    """A worker's life: it ends, without a word, when the other end of its pipe closes.
+
+    Share after share of a batch comes, with weights like `like` in the vector; the loss of each goes back, with the
+    gradients in place; or what went wrong, in words.
+    """
+    with suppress(EOFError, OSError), one_thread(), np.errstate(over="ignore", invalid="ignore"):
+        step_fn, params = make_step(), tree.unpack(vector, like)
+        while True:
+            pipe.send(_share(step_fn, params, pipe.recv(), gradients))
+
+
+@contextmanager
+def signals_ignored():
+    """Ctrl-C reaches every process; the first one heeds it, and wants its step finished."""
+    old = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _share(step_fn, params, batch, gradients):
+    try:
+        loss, found = step_fn(params, batch)
+        np.copyto(gradients, tree.pack(found))
+        return float(loss)
+    except Exception as problem:
+        return f"{type(problem).__name__}: {problem}"
 
 
 def spread(f, items, n):
     """Yield f(item) for each item, in order, worked out by `n` forked processes: for work that shares nothing.
 
+    Where fork is not safe this process does it alone: f closes over a whole model, which a spawned one could not get.
     Raises ChildProcessError if a process dies; what f raises.
     """
     global _task
-    n = min(n, len(items)) if hasattr(os, "fork") else 1
+    n = min(n, len(items)) if METHOD == "fork" else 1
     if n == 1:
         yield from map(f, items)
         return
@@ -154,6 +197,6 @@ def _talk(call, *message):
         raise ChildProcessError("a worker process died; the last checkpoint is whole: --resume") from None
 
 
-def _shared(size):
-    """A float32 vector in memory that forked processes share; it goes when the last of them does."""
-    return np.frombuffer(mmap.mmap(-1, 4 * size), np.float32)
+def _shared(size, method):
+    """Memory for float32 numbers that the processes share. It has no name, and goes when the last of them does."""
+    return mmap.mmap(-1, 4 * size) if method == "fork" else get_context(method).RawArray("f", size)
