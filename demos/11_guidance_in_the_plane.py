@@ -74,8 +74,8 @@ def moments(scale, noise, steps):
     integral = width * (np.sum((1 + q**2) ** (w / 2)) - (1 + (V / V_Y) ** (w / 2)) / 2)
     mean = scale * M * (V_Y / V) ** (w / 2) * np.sqrt(V_Y / (V - V_Y)) * integral
     yield f"mean, one Gaussian, scale {scale:.0f}", mean, x.mean(), x.std() / np.sqrt(x.size)
-    squares = (x - x.mean()) ** 2
-    yield f"variance, one Gaussian, scale {scale:.0f}", V_Y * (V_Y / V) ** w, squares.mean(), squares.std() / np.sqrt(x.size)
+    squares, var = (x - x.mean()) ** 2, V_Y * (V_Y / V) ** w
+    yield f"variance, one Gaussian, scale {scale:.0f}", var, squares.mean(), squares.std() / np.sqrt(x.size)
 
 
 # Six Gaussians
@@ -114,13 +114,13 @@ def grid():
 
 def gap(scale, x, steps):
     """A row: KL(samples || tilted); at scale 1, where it is 0, the samples' -ln p(x|y), which is then an entropy."""
-    log_p, log_q = log_flow(x, scale, steps), log_tilted(x, scale)
+    log_p, root = log_flow(x, scale, steps), np.sqrt(len(x))
     if scale == 1:
         _, places, cell = grid()
         truth = log_density(places, THREE)
-        return "-ln p(x|y), scale 1", -np.sum(np.exp(truth) * truth) * cell, -log_p.mean(), log_p.std() / np.sqrt(len(x))
-    found = log_p - log_q
-    return f"KL to the tilted, scale {scale:.0f}", by_grid(scale, steps), found.mean(), found.std() / np.sqrt(len(x))
+        return "-ln p(x|y), scale 1", -np.sum(np.exp(truth) * truth) * cell, -log_p.mean(), log_p.std() / root
+    found = log_p - log_tilted(x, scale)
+    return f"KL to the tilted, scale {scale:.0f}", by_grid(scale, steps), found.mean(), found.std() / root
 
 
 def by_grid(scale, steps):
@@ -137,8 +137,8 @@ def draw_samples(clouds, gaps, path):
     items = [(x, x, p / p.max(), np.zeros((0, 1, 2))) for p in heights]
     titles = ["scale 0: all data", "scale 1: those with the label"]
     titles += [f"scale {scale:.0f}: KL = {row[2]:.2f} nats" for scale, row in zip(SCALES[2:], gaps[1:], strict=True)]
-    plot.densities(items, titles, path, "Guided samples (dots) over p(x) p(y|x)$^{scale}$ (blue): the same at scales 0 and 1 only",
-                   points=[clouds[scale][:400] for scale in SCALES])
+    title = "Guided samples (dots) over p(x) p(y|x)$^{scale}$ (blue): the same at scales 0 and 1 only"
+    plot.densities(items, titles, path, title, points=[clouds[scale][:400] for scale in SCALES])
 
 
 def draw_trade(clouds, path):

@@ -7,7 +7,7 @@ Classifier-free guidance asks one network twice, with the label and without, and
 At w = -1 no label is heard, so that of ten classes one digit in ten is the one asked for: a number with a formula. The
 others stand beside those of real digits. A judge, trained on real ones, says what it sees (fidelity), and how far apart
 two digits of a class are in its features (diversity). The Fréchet distance minds both: digits unlike real ones, and
-real ones that are missing. It is smallest where w is small.
+real ones that are missing. It is smallest where w is small. (Of so few digits it is large even for real ones.)
 
 It wants a trained run, and takes two or three minutes.
 

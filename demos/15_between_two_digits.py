@@ -10,9 +10,9 @@ Ink is 1 and paper -1, so call 1 - x² the grey of a pixel. Halfway between pixe
 
     1 - ((a+b)/2)² = [(1 - a²) + (1 - b²)]/2 + (a-b)²/4
 
-and the last term is the ghosts. The other walks stay among drawings, about as grey as the digits themselves (beside
-them). If the network is young, those halfway are not always digits. The price: of a and b shared noise forgets some, and
-inversion, its steps being finite, brings them back with an error.
+and the last term is the ghosts. The other walks stay among drawings, about as grey as the digits themselves; after
+minutes of training those halfway are not always digits. The price: of a and b shared noise forgets some, and inversion,
+its steps being finite, brings them back with an error.
 
 It wants a trained run of pictures, and takes half a minute.
 
