@@ -163,7 +163,7 @@ def draw_digits(heard, drawn, rows, path):
     large = drawn.repeat(2, axis=1).repeat(2, axis=2)
     names = ["the tone\n(pitch over time)", "drawn for it", "another tone", "drawn for it"]
     plot.image_table([seen(heard[:10]), large[:10], seen(heard[10:20]), large[10:20]], names, path,
-                     f"Two sines for each key; {np.mean(read(drawn) == np.arange(len(drawn)) % 10):.0%} of the digits "
+                     f"Two sines for each key; {np.mean(read(drawn) == np.arange(len(drawn)) % 10):.1%} of the digits "
                      "are the key's, 10% by chance", [f"key {digit}" for digit in range(10)])
 
 

@@ -70,4 +70,4 @@ if __name__ == "__main__":
     parser.add_argument("--run", default="runs/mnist", help="a run of pictures")
     for name, reference, measured, error in main(**vars(parser.parse_args())):
         whose = "other digits" if name.endswith("apart") else "predicted   "
-        print(f"{name:<36} {whose} {reference:8.5f}   measured {measured:8.5f} ± {error:.5f}")
+        print(f"{name:<40} {whose} {reference:8.5f}   measured {measured:8.5f} ± {error:.5f}")

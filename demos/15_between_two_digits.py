@@ -43,8 +43,9 @@ def main(out=".", quick=False, run="runs/mnist"):
         if i < 6:
             table += [walk[-1] for walk in walks.values()]
             names += walks
-    plot.image_table(table, names, Path(out) / "15_between_two_digits.png", "Halfway between pixels: two ghosts; between noises: one drawing, in ink",
-                     ["a", *(f"{k}/{PLACES - 1}" for k in range(1, PLACES - 1)), "b"])
+    headings = ["a", *(f"{k}/{PLACES - 1}" for k in range(1, PLACES - 1)), "b"]
+    plot.image_table(table, names, Path(out) / "15_between_two_digits.png",
+                     "Halfway between pixels: two ghosts; between noises: one drawing, in ink", headings)
     return list(measure(x, {way: np.stack(found) for way, found in walks.items()}))
 
 

@@ -138,7 +138,7 @@ def test_a_network_that_knows_the_order_of_what_it_hears_is_noticed(tmp_path, mo
 
     monkeypatch.setattr(attention, "cross_attention", wrong)
     rows = demo("12_a_tone_for_each_digit")(tmp_path, quick=True)
-    assert strayed([row for row in rows if "backwards" in row[0]]) > 2 * BOUND
+    assert strayed([row for row in rows if "backwards" in row[0]]) > BOUND
 
 
 # Of a run
@@ -173,7 +173,7 @@ def test_a_demo_of_a_run_draws_what_it_promises(name, of_bars, tmp_path):
 
 
 def test_who_does_not_hear_the_label_draws_it_by_chance(of_bars):
-    """Of 40 digits, in 40 (1/10) ± 1.9; the judge knows but four of the ten labels, and so a tenth is rather much."""
+    """Of 40 draws, 4 on average are what was asked; 16 or more would be with probability 6e-07."""
     rows = of_bars("13_guidance_in_digits")
     chance, share, _ = rows["w = -1: are what was asked"]
     assert chance == 0.1 and share < 0.4

@@ -101,9 +101,9 @@ def image_table(rows, names, path, title=None, headings=None):
     width = min(8.0, 0.8 * max(len(row) for row in rows))
     beside = 0.1 + 0.085 * max(len(line) for name in names for line in name.split("\n"))
     figure, axes = _figure(len(rows), 1, (width + beside, 0.08 + width * np.mean(heights)), title, heights)
-    figure.get_layout_engine().set(w_pad=0.15)
     for axis, sheet, name in zip(axes, sheets, names, strict=True):
         axis.imshow(sheet, cmap="gray", vmin=0, vmax=255)
+        axis.set_anchor("E")  # what room is left over is the names'
         axis.spines[:].set_visible(False)
         axis.grid(False)
         axis.set_xticks([])
