@@ -171,6 +171,38 @@ def test_panels_refuse(tmp_path, items, titles, words):
             draw(items, titles, tmp_path / "a.png")
 
 
+# image_table
+
+def test_image_table_has_a_row_for_each_name_and_a_heading_above_each_image(monkeypatch):
+    rows = [np.full((3, 6, 4, 1), -1.0), np.full((3, 6, 8, 1), 1.0)]
+    upper, lower = drawn(monkeypatch, plot.image_table, rows, ["dark", "light"], "a.png", headings=list("abc"))
+    assert [axis.get_ylabel() for axis in (upper, lower)] == ["dark", "light"]
+    for axis, grey, width in ((upper, 0, 4), (lower, 255, 8)):
+        (image,) = axis.images
+        pixels = image.get_array()
+        assert pixels.shape == (24, 4 * (3 * width + 2)) and set(np.unique(pixels)) == {grey, 160}
+    assert [text.get_text() for text in upper.get_xticklabels()] == list("abc")
+    assert upper.get_xticks() == pytest.approx(np.array([0.5, 1.5, 2.5]) * 56 / 3)  # the middle of each third
+    assert not lower.get_xticklabels()
+
+
+def test_image_table_shows_all_of_its_words(tmp_path):
+    names = ["one row of images that has a very long name", "another"]
+    plot.image_table([IMAGES] * 2, names, tmp_path / "a.png", headings=list("abcde"))
+    dark = ink(pixels(tmp_path / "a.png"))
+    assert dark[[0, -1]].max() < 30 and dark[:, [0, -1]].max() < 30
+
+
+def test_image_table_refuses(tmp_path):
+    for rows, names, headings, words in (
+        ([], [], None, "1 or more rows"), ([IMAGES], [], None, "needs a name, got 1"),
+        ([IMAGES[0]], ["a"], None, "row 0 must be images"),
+        ([IMAGES, IMAGES[:2]], ["a", "b"], list("abcde"), r"got 5 for rows of \[2, 5\]"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            plot.image_table(rows, names, tmp_path / "a.png", headings=headings)
+
+
 # reverse_gif
 
 def gif(path):
@@ -367,7 +399,9 @@ HEIGHTS = np.arange(45.0).reshape(9, 5)
 
 def test_densities_are_where_they_should_be_on_one_scale_under_their_paths(monkeypatch):
     items = [(ACROSS, UP, HEIGHTS, PATHS), (ACROSS, UP, HEIGHTS / 2, PATHS[:0])]
-    left, right = drawn(monkeypatch, plot.densities, items, ["a", "b"], "a.png", guides=[PATHS[:0], PATHS])
+    how = {"guides": [PATHS[:0], PATHS], "points": [POINTS[:0], POINTS]}
+    left, right = drawn(monkeypatch, plot.densities, items, ["a", "b"], "a.png", **how)
+    assert not left.collections and (right.collections[0].get_offsets() == POINTS).all()
     for axis, p in ((left, HEIGHTS), (right, HEIGHTS / 2)):
         (image,) = axis.images
         assert (image.get_array() == p).all() and image.origin == "lower"
@@ -406,6 +440,7 @@ EVERY = {
     "image_grid": lambda path, bad=1: plot.image_grid(IMAGES * bad, path),
     "scatter": lambda path, bad=1: plot.scatter(POINTS, path, data=POINTS * bad),
     "panels": lambda path, bad=1: plot.panels([POINTS, IMAGES * bad], ["a", "b"], path),
+    "image_table": lambda path, bad=1: plot.image_table([IMAGES, IMAGES * bad], ["a", "b"], path),
     "forward_process": lambda path, bad=1: plot.forward_process([POINTS, POINTS * bad], ["a", "b"], path),
     "reverse_gif": lambda path, bad=1: plot.reverse_gif([IMAGES, IMAGES * bad], path),
     "loss_curve": lambda path, bad=1: plot.loss_curve(T, BETA * bad, path),

@@ -84,6 +84,38 @@ def panels(items, titles, path, columns=None, title=None, image_columns=None):
     _save(figure, path)
 
 
+def image_table(rows, names, path, title=None, headings=None):
+    """A row of images for each name, which stands to its left; headings, if given, above the first row's images.
+
+    rows: list of (k, H, W, C) arrays; the same k for all where there are headings, k of them.
+    """
+    _check_suffix(path, ".png")
+    rows = [_images(row, f"row {i}") for i, row in enumerate(rows)]
+    if not rows or len(names) != len(rows):
+        raise ValueError(f"each of 1 or more rows needs a name, got {len(rows)} and {len(names)} names")
+    if headings is not None and {len(row) for row in rows} != {len(headings)}:
+        counts = sorted({len(row) for row in rows})
+        raise ValueError(f"each image of a row needs a heading, got {len(headings)} for rows of {counts}")
+    sheets = [_grid(row, len(row), scale=4) for row in rows]
+    heights = [sheet.shape[0] / sheet.shape[1] for sheet in sheets]
+    width = min(8.0, 0.8 * max(len(row) for row in rows))
+    beside = 0.1 + 0.085 * max(len(line) for name in names for line in name.split("\n"))
+    figure, axes = _figure(len(rows), 1, (width + beside, 0.08 + width * np.mean(heights)), title, heights)
+    for axis, sheet, name in zip(axes, sheets, names, strict=True):
+        axis.imshow(sheet, cmap="gray", vmin=0, vmax=255)
+        axis.set_anchor("E")  # what room is left over is the names'
+        axis.spines[:].set_visible(False)
+        axis.grid(False)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", color=_INK)
+    if headings:
+        middles = (np.arange(len(headings)) + 0.5) * sheets[0].shape[1] / len(headings)
+        axes[0].set_xticks(middles, headings, fontsize=10)
+        axes[0].tick_params(top=False, bottom=False, labeltop=True, labelbottom=False)
+    _save(figure, path)
+
+
 def forward_process(frames, labels, path):
     """The data at a few times, left to right, as noise takes it.
 
@@ -264,23 +296,27 @@ def fields(items, titles, path, title=None):
     _save(figure, path)
 
 
-def densities(items, titles, path, title=None, labels=("$x_1$", "$x_2$"), guides=None):
-    """Heat maps side by side, darker where the density is larger, on one scale for all, under paths.
+def densities(items, titles, path, title=None, labels=("$x_1$", "$x_2$"), guides=None, points=None):
+    """Heat maps side by side, darker where the density is larger, on one scale for all, under points and paths.
 
     items : list of (x, y, p, paths). x (n,), y (m,): even grids, rising; p (m, n): 0 or more, at (x_j, y_i);
             paths: (k, steps, 2), k >= 0, each from a ring to a dot.
     labels: of the two axes. guides: for each panel, (k, steps, 2), k >= 0: dashed lines; none unless given.
+    points: for each panel, (m, 2), m >= 0; none unless given.
     """
     _check_suffix(path, ".png")
     guides = [np.zeros((0, 1, 2))] * len(items) if guides is None else guides
-    if not items or not len(items) == len(titles) == len(guides):
+    points = [np.zeros((0, 2))] * len(items) if points is None else points
+    if not items or not len(items) == len(titles) == len(guides) == len(points):
         raise ValueError(f"each of 1 or more densities needs a title, got {len(items)} and {len(titles)} titles")
     items = [(*_heights(x, y, p), _paths(paths), _paths(dashed))
              for (x, y, p, paths), dashed in zip(items, guides, strict=True)]
     top = max(p.max() for _, _, p, *_ in items)
     figure, axes = _figure(1, len(items), (3.4, 3.5), title)
-    for axis, (x, y, p, paths, dashed), heading in zip(axes, items, titles, strict=True):
+    for axis, (x, y, p, paths, dashed), dots, heading in zip(axes, items, points, titles, strict=True):
         _draw_heights(axis, x, y, p, top)
+        if len(dots):
+            axis.scatter(*_points(dots, "points").T, s=4, color=_VERMILLION, alpha=0.6, linewidths=0)
         for steps in dashed:
             axis.plot(*steps.T, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
         _draw_paths(axis, paths)
@@ -357,8 +393,11 @@ def _curve(x, y, name):
 
 # How a picture is drawn.
 
-def _figure(rows, columns, size, title):
-    """A figure of rows x columns axes, each `size` inches, in the house look; and its axes, row by row."""
+def _figure(rows, columns, size, title, heights=None):
+    """A figure of rows x columns axes, each `size` inches, in the house look; and its axes, row by row.
+
+    heights: of the rows, in proportion; all alike unless given.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -367,7 +406,7 @@ def _figure(rows, columns, size, title):
     FigureCanvasAgg(figure)
     if title:
         figure.suptitle(title, fontsize=11, color=_INK)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights).ravel()
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color(_GREY)
