@@ -30,7 +30,7 @@ def main(out=".", quick=False, run="runs/mnist-class"):
         raise SystemExit(f"no run at {run}; make one: tinydiff train mnist-class --out {run}")
     run, out, n = runs.load(run), Path(out), 40 if quick else 200
     classes, steps = run.config.classes, min(25, run.config.T)
-    x, labels = recipes.load_data(run.config.data), recipes.load_labels(run.config)
+    x, labels = recipes.load(run.config.data)
     judge = evaluate.train_judge(x, labels, steps=20 if quick else 1000)
     ours, unseen = (indices[: 2 * n] for indices in evaluate.shares(len(x)))
     real_spread, _ = spread(judge, x[unseen], labels[unseen])

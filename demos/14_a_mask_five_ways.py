@@ -29,7 +29,7 @@ def main(out=".", quick=False, run="runs/mnist"):
     if not Path(run).exists():
         raise SystemExit(f"no run at {run}; make one: tinydiff train mnist --out {run}")
     run = runs.load(run)
-    x, steps = recipes.load_data(run.config.data), min(10 if quick else 200, run.config.T)
+    (x, _), steps = recipes.load(run.config.data), min(10 if quick else 200, run.config.T)
     rows, table, names = [], [], []
     for hole, mask in masks(*run.config.shape).items():
         moved, apart = [], []

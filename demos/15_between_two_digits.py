@@ -34,7 +34,8 @@ def main(out=".", quick=False, run="runs/mnist"):
     if not Path(run).exists():
         raise SystemExit(f"no run at {run}; make one: tinydiff train mnist --out {run}")
     run, pairs = runs.load(run), 2 if quick else 6
-    x, steps = recipes.load_data(run.config.data)[: 2 * pairs], min(5 if quick else 100, run.config.T)
+    (x, _), steps = recipes.load(run.config.data), min(5 if quick else 100, run.config.T)
+    x = x[: 2 * pairs]
     table, names, walks = [], [], {"pixels": [], "shared noise": [], "inversion": []}
     for i in range(0, 2 * pairs, 2):
         walks["pixels"].append(straight(*x[i : i + 2]))

@@ -12,12 +12,14 @@ import struct
 import sys
 from itertools import pairwise
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tinydiff import editing, forward, guidance, recipes, runs, score, sde, solver
+from tinydiff import editing, forward, guidance, recipes, score, sde, solver, use
+from tinydiff.__main__ import main as command_line
 from tinydiff.nn import attention
 
 FOLDER = Path(__file__).parent.parent / "demos"
@@ -39,6 +41,8 @@ OF_A_RUN = {
     "13_guidance_in_digits": ["13_digits", "13_frechet", "13_trade"],
     "14_a_mask_five_ways": ["14_a_mask_five_ways"],
     "15_between_two_digits": ["15_between_two_digits"],
+    "16_what_a_code_knows": ["16_between", "16_codes", "16_noise"],
+    "17_word_by_word": ["17_word_by_word"],
 }
 BOUND = 6.5
 
@@ -155,10 +159,14 @@ def bars(tmp_path_factory):
     for name, array in (("images-idx3", images), ("labels-idx1", labels)):
         header = b"\0\0\x08" + struct.pack(f">B{array.ndim}I", array.ndim, *array.shape)
         (root / f"train-{name}-ubyte").write_bytes(header + array.tobytes())
-    for recipe in ("mnist", "mnist-class"):
-        config, x = recipes.configure(recipe, root, steps=5, batch=8, T=12)
-        runs.train_run(root / recipe, config, x, labels=recipes.load_labels(config))
-    return {name: root / ("mnist-class" if name.startswith("13") else "mnist") for name in OF_A_RUN}
+    of_digits = ["--data", root, "--T", 12]
+    for recipe in ("mnist", "mnist-class", "mnist-latent", "glyphs-text"):
+        line = ["train", recipe, "--out", root / recipe, "--steps", 5, "--batch", 8, "--workers", 1]
+        line += [] if recipe == "glyphs-text" else of_digits
+        with mock.patch.object(use, "pictures", return_value=["a", "b"]), mock.patch.object(recipes, "GLYPHS", 99):
+            assert command_line(list(map(str, line))) == 0
+    recipe = {"13": "mnist-class", "16": "mnist-latent", "17": "glyphs-text"}
+    return {name: root / recipe.get(name[:2], "mnist") for name in OF_A_RUN}
 
 
 @pytest.fixture
@@ -201,9 +209,24 @@ def test_ghosts_are_as_grey_as_the_formula_says(of_bars):
     assert rows["pixels: ends miss by"][1] == 0 and rows["inversion: ends miss by"][1] > 0
 
 
+def test_codes_have_the_size_of_their_noise_and_cost_less(of_bars):
+    """The scale is measured on the very pictures: the same to rounding but for other draws of q(z|x), 64 of them."""
+    rows = of_bars("16_what_a_code_knows")
+    predicted, size, error = rows["size of a code"]
+    assert predicted == 1 and error < 0.1 and abs(size - 1) < 6 * error
+    wanted, measured, _ = rows["time of a step, of one on pictures"]
+    assert wanted == 1 / 16 and 1 / 16 < measured < 1
+
+
+def test_who_has_not_learned_to_read_draws_what_was_said_by_chance(of_bars):
+    rows = of_bars("17_word_by_word")
+    assert list(rows) == ["character", "weight", "slant", "size", "place", "all of them"]
+    assert rows["all of them"][0] == pytest.approx(1 / 2592) and rows["all of them"][1] < 0.2
+
+
 @pytest.mark.parametrize("name", OF_A_RUN)
 def test_without_its_run_a_demo_says_how_to_make_it(name, tmp_path):
-    with pytest.raises(SystemExit, match=r"^no run at .*nowhere; make one: tinydiff train mnist.* --out .*nowhere$"):
+    with pytest.raises(SystemExit, match=r"^no run at .*nowhere; make one: tinydiff train [a-z-]+ --out .*nowhere$"):
         demo(name)(tmp_path, run=tmp_path / "nowhere")
     assert not list(tmp_path.iterdir())
 

@@ -204,8 +204,10 @@ def classified(config, params, classifier, weights, label, scale=1.0):
     """ε̂ of a run without labels, led to (B,) labels by a classifier of what its chain noised (guidance.classifier).
 
     classifier, weights: the Config of a run that is one, and its parameters.
-    Raises ValueError for another chain, or other pictures, than the classifier's.
+    Raises ValueError for another process or chain, or other pictures, than the classifier's.
     """
+    if config.kind != "ddpm":
+        raise ValueError(f"a classifier leads DDPM runs, whose chain it knows; this one is {config.kind}")
     for name in ("kind", "shape", "schedule", "T", "first_stage"):
         wanted = "classifier" if name == "kind" else getattr(config, name)
         if getattr(classifier, name) != wanted:

@@ -94,6 +94,7 @@ RECIPES = {
     "glyphs-text": _captions("captions to pictures", minutes=17, data="glyphs", first_stage="glyphs-vae", **_BY_X0),
 }
 FIRST_STAGE = 0.15  # of the minutes asked for, where a run has two stages
+GLYPHS = 20_000  # pictures to learn from: each combination some ten times, in different places
 
 
 def configure(recipe, folder=None, split="train", **changes):
@@ -160,7 +161,7 @@ def load(source, n=100_000, seed=0):
     name = source["name"]
     rng = np.random.default_rng([seed, TOY_DATA])
     if name == "glyphs":
-        x, shown = glyphs.sample(min(n, 20_000), rng, glyphs.split(source["split"]))
+        x, shown = glyphs.sample(min(n, GLYPHS), rng, glyphs.split(source["split"]))
         return x, [glyphs.caption(glyph, rng) for glyph in shown]
     if name not in data.TOYS:
         return data.load(name, source["folder"], source["split"])

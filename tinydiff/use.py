@@ -45,7 +45,7 @@ def draw(
     weights = classifier and device.put(classifier.state.average)
 
     def walk(part):
-        if config.kind == "vae":
+        if config.kind == "vae" and not classifier:
             return model.Walk(0, lambda z, rng: ())
         some = None if given is None else tree.map(lambda rows: rows[part], given)
         if classifier:
@@ -237,7 +237,7 @@ def _of_a_diffusion(run, x, asked, rng, how):
 
 
 def _of_a_vae(run, x, asked, rng, how):
-    shown, coder, weights = x[rng.permutation(len(x))[:32]], run.config.coder, run.state.average
+    shown, coder, weights = x[np.resize(rng.permutation(len(x)), 32)], run.config.coder, run.state.average
     mu, _ = autoencoder.encode(weights, shown, coder)
     back = model.decoder(run.config, weights)(mu)
     pairs = np.stack([shown.reshape(4, 8, *shown.shape[1:]), back.reshape(4, 8, *shown.shape[1:])], 1)
