@@ -62,7 +62,7 @@ def spread(judge, digits, labels):
     """The mean distance of two digits of a class in the judge's features, and its standard error over the classes."""
     _, features = evaluate.ask(judge, digits)
     means = []
-    for k in set(labels.tolist()):
+    for k in np.flatnonzero(np.bincount(labels) > 1):
         f = features[labels == k]
         means.append(np.sqrt(((f[:, None] - f) ** 2).sum(-1)).sum() / (len(f) * (len(f) - 1)))
     return np.mean(means), np.std(means) / np.sqrt(len(means))

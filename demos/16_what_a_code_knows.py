@@ -30,6 +30,8 @@ def main(out=".", quick=False, run="runs/mnist-latent"):
     if not Path(run).exists():
         raise SystemExit(f"no run at {run}; make one: tinydiff train mnist-latent --out {run}")
     run, out, n = runs.load(run), Path(out), 64 if quick else 2000
+    if not run.config.first_stage:
+        raise SystemExit(f"{run.folder} is no run of codes; make one: tinydiff train mnist-latent")
     config, show = run.config, model.decoder(run.config, None, run.frozen)
     x = recipes.load(config.data)[0][:n]
     eps = np.random.default_rng(0).standard_normal((len(x), *config.z_shape), "f4")

@@ -1,4 +1,4 @@
-"""One prompt, changed a word at a time, from one noise: each word changes what it says, and little else.
+"""One prompt, changed a word at a time, from one noise: each word changes what it says.
 
 The network looks at the words by cross-attention at every step. Each picture is read back by the nearest of all glyphs,
 drawn without any network, and the share of pictures that show what their caption says stands beside chance: one
@@ -36,6 +36,8 @@ def main(out=".", quick=False, run="runs/glyphs-text", w=2.0):
     if not Path(run).exists():
         raise SystemExit(f"no run at {run}; make one: tinydiff train glyphs-text --out {run}")
     run, n, steps = runs.load(run), 2 if quick else 10, 5 if quick else 50
+    if not run.config.captions:
+        raise SystemExit(f"{run.folder} does not read; make one that does: tinydiff train glyphs-text")
     held_out = set(glyphs.split("test"))
     drawn = [use.draw(run, n, steps=min(steps, run.config.T), asked=[prompt] * n, w=w) for prompt in PROMPTS]
     names = [prompt + " *" * (glyphs.parse(prompt) in held_out) for prompt in PROMPTS]

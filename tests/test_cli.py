@@ -388,6 +388,281 @@ def test_a_gpu_that_is_not_there_is_one_line(refused, monkeypatch):
     refused("train", "--device", "gpu", says="no usable GPU", status=2)
 
 
+# Two stages, captions, and a classifier that leads
+
+CHAIN = ["--T", 5, "--schedule", "cosine"]  # of the run of digits, which the classifier is to lead
+STAGED = {"mnist-latent": CHAIN, "mnist-vae": [], "mnist-classifier": CHAIN, "glyphs-text": CHAIN, "glyphs": CHAIN}
+CAPTION = "a small bold seven at the top left"
+
+
+def few_glyphs(patch):
+    """Sixty of them, and not 20,000."""
+    load = recipes.load
+    patch.setattr(recipes, "load", lambda source, n=60, seed=0: load(source, min(n, 60), seed))
+
+
+def staged_command(recipe, kept):
+    data_of = ["--data", kept / "idx"] if recipe.startswith("mnist") else []
+    return ["train", recipe, *STAGED[recipe], *data_of, "--steps", 2, "--batch", 4]
+
+
+@pytest.fixture(scope="module")
+def staged(kinds):
+    """A finished run of each recipe that is more, or less, than a diffusion of pictures, beside `kinds`."""
+    with pytest.MonkeyPatch.context() as patch:
+        few_glyphs(patch)
+        for recipe in STAGED:
+            assert tinydiff_(*staged_command(recipe, kinds), "--workers", 1, "--out", kinds / recipe) == 0
+    config, *_ = recipes.configure("mnist-classifier", kinds / "idx", steps=2, batch=4, T=6)
+    (kinds / "other-classifier").mkdir()
+    runs.save(kinds / "other-classifier", config, runs.start(config))
+    return kinds
+
+
+RECORD = {"checkpoint.safetensors", "metrics.jsonl", "loss.png"}
+DREW = RECORD | {"forward.png", "samples.png", "reverse.gif", "samples"}
+CODED = RECORD | {"there_and_back.png", "samples.png", "samples"}
+FILES = {
+    "mnist-latent": DREW | {"first_stage"}, "mnist-latent/first_stage": CODED, "mnist-vae": CODED, "glyphs": DREW,
+    "mnist-classifier": RECORD | {"accuracy.png"}, "glyphs-text": DREW | {"first_stage"},
+    "glyphs-text/first_stage": CODED,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_run_of_each_new_kind_is_a_folder(staged, name, capsys):
+    folder = staged / name
+    assert {path.name for path in folder.iterdir()} == FILES[name]
+    if "samples" in FILES[name]:
+        assert {path.name for path in (folder / "samples").iterdir()} == {"step_000001.png", "step_000002.png"}
+    for path in folder.glob("*.png"):
+        with Image.open(path) as picture:
+            assert min(picture.size) > 8
+    run = runs.load(folder)
+    side = 28 if "glyphs" in name else 8
+    assert run.state.step == 2 and run.config.shape == (side, side, 1)
+    assert tinydiff_("info", folder) == 0
+    out, err = capsys.readouterr()
+    assert f"parameters {tree.count(run.state.params):,}\n" in out and err == ""
+    if run.config.first_stage:
+        assert f"of codes   {(side // 4, side // 4, 4)}, scaled by {run.config.first_stage['scale']:.4g}" in out
+
+
+@pytest.mark.parametrize("name", ["mnist-latent", "glyphs-text"])
+def test_the_second_stage_keeps_the_averaged_weights_of_the_first_and_the_size_of_its_codes(staged, name):
+    run, first = runs.load(staged / name), runs.load(staged / name / "first_stage")
+    kept_there, wanted = tree.flatten(run.frozen), tree.flatten(first.state.average)
+    assert set(kept_there) == set(wanted)
+    assert all(kept_there[path].tobytes() == leaf.tobytes() for path, leaf in wanted.items())
+    assert run.config.first_stage["network"] == first.config.network
+    assert first.config.recipe == recipes.RECIPES[name].first_stage and first.config.kind == "vae"
+    x, _ = recipes.load(run.config.data, 60)
+    assert runs.codes(run.config, run.frozen, x[:60]).std() == pytest.approx(1, abs=1e-4)
+
+
+def the_same(run, other):
+    """Bit for bit, but for the time that it took."""
+    found = []
+    for folder in (run, other):
+        loaded = runs.load(folder)
+        trees = dict(vars(loaded.state), seconds=0, **({"frozen": loaded.frozen} if loaded.frozen else {}))
+        found.append((loaded.config, {name: np.asarray(leaf).tobytes() for name, leaf in tree.flatten(trees).items()}))
+    return found[0] == found[1]
+
+
+def test_a_run_stopped_in_its_first_stage_goes_on_as_it_says(staged, here, capsys, interrupt_at, refused):
+    line = staged_command("mnist-latent", staged)
+    interrupt_at(1)
+    assert tinydiff_(*line, "--workers", 1, "--out", "a run") == 130
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("stopped after step 1; saved. Continue with: tinydiff train mnist-latent --resume --out ")
+    assert not Path("a run/checkpoint.safetensors").exists() and runs.load("a run/first_stage").state.step == 1
+    interrupt_at(None)
+    refused(*line, "--out", "a run", says="holds a run already; continue it with --resume", status=2)
+    refused("train", "--resume", "--out", "a run", says="is no first stage of spiral", status=2)
+    refused("train", "glyphs-text", "--resume", "--out", "a run", says="is no first stage of glyphs-text", status=2)
+    for change in (["--seed", 1], ["--steps", 3], ["--split", "test"]):
+        refused(*line, *change, "--resume", "--out", "a run", says=f"started with {change[0][2:]} ", status=2)
+    assert tinydiff_(*shlex.split(said.split("with: ")[1])[1:], "--workers", 1) == 0
+    assert "resumed after step 1" in capsys.readouterr().out
+    for part in (".", "first_stage"):
+        assert the_same(Path("a run") / part, staged / "mnist-latent" / part)
+        assert len((Path("a run") / part / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_run_stopped_in_its_second_stage_goes_on_too(staged, here, capsys, interrupt_at, refused):
+    """Begun where the first stage is done and nothing else is, as it is if the computer stopped there."""
+    shutil.copytree(staged / "mnist-latent" / "first_stage", here / "r" / "first_stage")
+    interrupt_at(1)
+    line = [*staged_command("mnist-latent", staged), "--workers", 1, "--out", "r"]
+    assert tinydiff_(*line, "--resume") == 130
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.endswith("Continue with: tinydiff train --resume --out r") and runs.load("r").state.step == 1
+    interrupt_at(None)
+    refused(*line, says="holds a run already; continue it with --resume", status=2)
+    assert tinydiff_(*shlex.split(said.split("with: ")[1])[1:], "--workers", 1) == 0
+    assert the_same("r", staged / "mnist-latent")
+
+
+def test_the_minutes_of_two_stages_are_those_asked_for_in_all(staged, here, refused):
+    line = ["train", "mnist-latent", *CHAIN, "--data", staged / "idx", "--batch", 4, "--workers", 1, "--out", "r"]
+    assert tinydiff_(*line, "--minutes", 0.002) == 0
+    first, second = (runs.load(folder).config.settings for folder in ("r/first_stage", "r"))
+    assert first["minutes"] + second["minutes"] == pytest.approx(0.002) and first["steps"] is second["steps"] is None
+    assert first["minutes"] == pytest.approx(recipes.FIRST_STAGE * 0.002)
+    assert tinydiff_(*line, "--minutes", 0.002, "--resume") == 0
+    refused(*line, "--minutes", 0.003, "--resume", says="was started with minutes ", status=2)
+
+
+# Captions
+
+
+def test_what_is_asked_in_words_is_drawn_kept_and_marked(staged, here, capsys):
+    run, few = staged / "glyphs-text", ["--n", 3, "--steps", 2]
+    ways = [[], ["--prompt", CAPTION], ["--prompt", "a large four"], ["--prompt", CAPTION, "--guidance", 2]]
+    x = []
+    for i, way in enumerate(ways):
+        assert tinydiff_("sample", run, *few, *way, "--out", f"{i}.npz") == 0
+        with np.load(f"{i}.npz") as arrays:
+            assert set(arrays.files) == {"x", "caption"} and arrays["x"].shape == (3, 28, 28, 1)
+            x.append(arrays["x"])
+            said = model.asked_for(runs.load(run).config, 3) if not way else [way[1]] * 3
+            assert arrays["caption"].tolist() == said
+    assert len({one.tobytes() for one in x}) == len(ways)
+    assert tinydiff_("sample", run, *few, "--prompt", CAPTION, "--out", "a.png") == 0
+    with Image.open("a.png") as picture:
+        assert picture.format == "PNG"
+    capsys.readouterr()
+    assert tinydiff_("evaluate", "1.npz") == 0
+    assert capsys.readouterr().out.splitlines() == evaluate.read_glyphs(x[1], [CAPTION] * 3).lines()
+    assert tinydiff_("evaluate", run, *few) == 0  # of held-out captions, as `sample` without a prompt
+    wanted = evaluate.read_glyphs(x[0], model.asked_for(runs.load(run).config, 3)).lines()
+    assert capsys.readouterr().out.splitlines() == wanted
+
+
+def test_right_pictures_in_a_file_are_all_right_and_wrong_captions_are_one_line(here, refused, capsys):
+    x, shown = tinydiff.glyphs.sample(5, np.random.default_rng(0))
+    captions = np.array([tinydiff.glyphs.caption(glyph) for glyph in shown])
+    np.savez("right.npz", x=x, caption=captions)
+    assert tinydiff_("evaluate", "right.npz") == 0
+    assert capsys.readouterr().out.count("100.0%") == 6
+    for arrays, says in (
+        ({"x": x, "caption": captions[:4]}, "label must be 5 whole numbers, or captions, got <U"),
+        ({"x": x, "caption": np.zeros(5)}, "got float64 (5,)"),
+        ({"x": x, "caption": np.array(["a purple seven"] * 5)}, "the word 'purple'"),
+        ({"x": x[:, ::2, ::2], "caption": captions}, "glyphs are (28, 28, 1), got the shape (5, 14, 14, 1)"),
+        ({"x": np.zeros((5, 2)), "caption": captions}, "got the shape (5, 2)"),
+    ):
+        Path("wrong.npz").write_bytes(npz(**arrays))
+        refused("evaluate", "wrong.npz", says=says, status=2)
+
+
+def test_glyphs_without_captions_are_judged_as_digits_are(staged, capsys, quick_judge, monkeypatch):
+    few_glyphs(monkeypatch)
+    assert tinydiff_("evaluate", staged / "glyphs", "--n", 4, "--steps", 2) == 0
+    out = capsys.readouterr().out
+    assert "Fréchet" in out and "at most 5.17" in out  # log2 of 36 characters
+
+
+# A classifier
+
+
+def test_a_classifier_leads_to_a_label(staged, here, capsys, quick_judge):
+    led = ["--classifier", staged / "mnist-classifier"]
+    ways = [[], led, [*led, "--label", 1], [*led, "--label", 2], [*led, "--label", 1, "--guidance", 9]]
+    ways += [[*led, "--label", 1, "--sampler", "heun"]]
+    x = []
+    for i, way in enumerate(ways):
+        assert tinydiff_("sample", staged / "digits", "--n", 3, "--steps", 4, *way, "--out", f"{i}.npz") == 0
+        with np.load(f"{i}.npz") as arrays:
+            assert ("label" in arrays.files) == bool(way)
+            assert not way or arrays["label"].tolist() == ([0, 1, 2] if way == led else [way[3]] * 3)
+            x.append(arrays["x"])
+    assert len({one.tobytes() for one in x}) == len(ways)
+    assert np.allclose(x[1][1], x[2][1], atol=1e-5)  # the same noise, the same label
+    assert np.array_equal(*(use_of(staged, w) for w in (-1, None)))  # a scale of 0 leads nowhere
+    assert tinydiff_("sample", staged / "digits", "--n", 2, *led, "--label", 0, "--out", "a.png") == 0
+    capsys.readouterr()
+    assert tinydiff_("evaluate", staged / "digits", "--n", 8, "--steps", 2, *led) == 0
+    assert re.search(r"the judge sees in [\d.]+% of samples the label asked for", capsys.readouterr().out)
+
+
+def use_of(staged, w):
+    """Samples of the digits, led with scale 1 + w, or not at all."""
+    led = {} if w is None else {"classifier": runs.load(staged / "mnist-classifier"), "w": w}
+    return use.draw(runs.load(staged / "digits"), 3, steps=4, **led)
+
+
+LED = ["--classifier", "mnist-classifier"]
+EDITED = ["--sdedit", 0.5, "--image", "a.png"]
+
+
+@pytest.mark.parametrize(
+    "command, name, options, says",
+    [
+        ("sample", "glyphs-text", ["--prompt", "a small purple seven"], "no caption has the word 'purple'"),
+        ("sample", "glyphs-text", ["--prompt", "a " * 11], "a caption has at most 10 words, got 11"),
+        ("sample", "glyphs-text", ["--label", 1], "knows no labels, got 1"),
+        ("sample", "mnist-latent", ["--prompt", "seven"], "this run does not read, got 'seven'; train glyphs-text"),
+        ("sample", "mnist-latent", ["--guidance", 1], "this run knows none"),
+        ("sample", "points", ["--prompt", ""], "this run does not read"),
+        ("sample", "digits", [*LED, "--label", 10], "label must be in 0..9, got 10"),
+        ("sample", "digits", [*LED, "--label", -1], "label must be in 0..9, got -1"),
+        ("sample", "digits", [*LED, "--prompt", "seven"], "does not read"),
+        ("sample", "digits", ["--classifier", "digits"], "is no classifier but ddpm; train mnist-classifier"),
+        ("sample", "digits", ["--classifier", "mnist-vae"], "is no classifier but vae"),
+        ("sample", "digits", ["--classifier", "nowhere"], "no run at "),
+        ("sample", "digits", ["--classifier", "other-classifier"], "the classifier's T must be 5, got 6; train"),
+        ("sample", "points", LED, "the classifier's shape must be (2,), got (8, 8, 1)"),
+        ("sample", "ncsn-digits", LED, "a classifier leads DDPM runs of pictures as they are; this one is ncsn"),
+        ("sample", "mnist-latent", LED, "this one is of codes"),
+        ("sample", "glyphs-text", LED, "this one is of codes"),
+        ("sample", "mnist-vae", LED, "this one is vae"),
+        ("sample", "mnist-classifier", [], "is a classifier and draws nothing; give it to --classifier"),
+        ("sample", "mnist-classifier", LED, "is a classifier and draws nothing"),
+        ("evaluate", "mnist-classifier", ["--n", 4], "is a classifier and draws nothing"),
+        ("evaluate", "digits", ["--n", 4, "--classifier", "digits"], "is no classifier but ddpm"),
+        ("elbo", "mnist-latent", ["--n", 2], "the bound is of data as they are, this run is of their codes"),
+        ("elbo", "mnist-vae", ["--n", 2], "the bound is of DDPM runs, this one is vae"),
+        ("elbo", "mnist-classifier", ["--n", 2], "the bound is of DDPM runs, this one is classifier"),
+        ("likelihood", "mnist-latent", ["--n", 2], "the data themselves, this run is of codes; take another"),
+        ("likelihood", "mnist-vae", ["--n", 2], "got 'vae'"),
+        ("likelihood", "mnist-classifier", ["--n", 2], "got 'classifier'"),
+        ("edit", "mnist-latent", EDITED, "pictures as they are; this one is ddpm, of codes"),
+        ("edit", "mnist-vae", EDITED, "this one is vae"),
+        ("edit", "mnist-classifier", EDITED, "this one is classifier"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_what_a_run_of_a_new_kind_cannot_do_is_one_line(staged, here, refused, command, name, options, says):
+    png("a.png", np.zeros((8, 8), np.uint8))
+    runs_there = {"mnist-classifier", "mnist-vae", "other-classifier", "digits", "nowhere"}
+    options = [staged / word if word in runs_there else word for word in options]
+    before = contents(staged)
+    refused(command, staged / name, *options, says=says)
+    assert contents(staged) == before and {path.name for path in here.iterdir()} == {"a.png"}
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["mnist-vae", "--T", 5], "mnist-vae has no use for T, for it is no DDPM"),
+        (["mnist-vae", "--target", "v"], "mnist-vae has no use for target"),
+        (["mnist-classifier", "--target", "v"], "mnist-classifier has no use for target"),
+        (["mnist-latent", "--process", "vp"], "got 'vp' for mnist-latent"),
+        (["glyphs-text", "--data", "."], "leave it out"),
+        (["glyphs-vae", "--data", "."], "leave it out"),
+        (["mnist-vae", "--data", "ten"], "image size must be a multiple of 4 (patch 2, 2 widths), got 10"),
+        (["mnist-latent", "--data", "ten"], "image size must be a multiple of 4"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_a_bad_argument_of_a_new_recipe_is_one_line(here, refused, arguments, says):
+    digits(here / "ten", side=10)
+    refused("train", *arguments, "--steps", 1, "--out", "r", says=says, status=2)
+    assert not Path("r").exists()
+
+
 # Data that are no good
 
 
@@ -648,6 +923,38 @@ def test_a_damaged_checkpoint_is_one_line(points, refused, damage):
         refused(*command, points, says=says)
 
 
+def of_codes(change):
+    return reworded(lambda words: change(words["config"]["first_stage"]))
+
+
+FIRST = "first_stage.decoder.in.b"
+FIRST_STAGE_DAMAGES = {
+    "missing": (lambda path: rewrite(path, lambda f: f.pop(FIRST)), f"tensor {FIRST} is missing"),
+    "misshapen": (lambda path: rewrite(path, lambda f: f.update({FIRST: f[FIRST][:2]})), f"{FIRST} is float32[2]"),
+    "superfluous": (lambda path: rewrite(path, lambda f: f.update({"first_stage.x": f[FIRST]})), "x does not belong"),
+    "not said": (reworded(lambda words: words["config"].update(first_stage=None)), ""),
+    "not there": (
+        lambda path: rewrite(path, lambda f: [f.pop(name) for name in list(f) if name.startswith("first")]),
+        " is missing",
+    ),
+    "no scale": (of_codes(lambda stage: stage.pop("scale")), "description is damaged ('scale')"),
+    "no size": (of_codes(lambda stage: stage.update(scale=0.0)), "the scale of codes must be more than 0, got 0"),
+    "a word": (of_codes(lambda stage: stage.update(scale="large")), "description is damaged"),
+    "no network": (of_codes(lambda stage: stage.pop("network")), "description is damaged ('network')"),
+    "another": (of_codes(lambda stage: stage["network"].update(latent=2)), "this network has "),
+    "a name": (reworded(lambda words: words["config"].update(first_stage="mnist-vae")), "description is damaged"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", FIRST_STAGE_DAMAGES)
+def test_a_damaged_first_stage_in_a_checkpoint_is_one_line(staged, here, refused, damage):
+    shutil.copytree(staged / "mnist-latent", here / "r")
+    change, says = FIRST_STAGE_DAMAGES[damage]
+    change(Path("r/checkpoint.safetensors"))
+    for command in (["info"], ["sample"], ["evaluate"], ["elbo"], ["train", "--resume", "--out"]):
+        refused(*command, "r", says=says)
+
+
 # Sampling
 
 
@@ -875,7 +1182,7 @@ def test_one_example_has_no_standard_error(kept, capsys):
 @pytest.mark.parametrize(
     "command, says",
     [
-        (["elbo", "vp"], "the bound is of DDPM runs, this one is vp; `tinydiff likelihood` takes any"),
+        (["elbo", "vp"], "the bound is of DDPM runs, this one is vp; try `tinydiff likelihood`"),
         (["elbo", "ncsn"], "this one is ncsn"),
         (["elbo", "points", "--v", 2], "v must be in [0, 1]"),
         (["elbo", "points", "--v", "nan"], "v must be in [0, 1]"),

@@ -1,11 +1,12 @@
 """The measures against closed forms and brute force; the judge against planted classes and planted faults."""
+import dataclasses
 import math
 import statistics
 
 import numpy as np
 import pytest
 
-from tinydiff import data, evaluate
+from tinydiff import data, evaluate, glyphs
 from tinydiff.nn import classifier
 from tinydiff.tensor import ops, tree
 from tinydiff.tensor.autodiff import value_and_grad
@@ -367,3 +368,67 @@ def test_judge_digits_refuses(trained, which, bad):
 def test_judge_digits_refuses_too_few(trained):
     assert "at least 2" in refused(evaluate.judge_digits, trained[0], IMAGES[:1], IMAGES, IMAGES)
     assert "at least 2" in refused(evaluate.judge_digits, trained[0], IMAGES, IMAGES, IMAGES[:3])
+
+
+# ----------------------------------------------------------------------------------------- captions
+
+SHOWN = [glyphs.split("test")[i] for i in range(0, 518, 13)]  # 40 glyphs
+CAPTIONS = [glyphs.caption(glyph) for glyph in SHOWN]
+ATTRIBUTES = {"character": "what", "weight": "bold", "slant": "slanted", "size": "large", "place": "place"}
+
+
+def pictured(shown, down=0, right=0):
+    return np.stack([glyphs.draw(glyph, down, right) for glyph in shown])
+
+
+def test_pictures_that_are_as_their_captions_say_are_all_right():
+    """Also a pixel off, a little noisy, and whatever optional words the captions leave out; numpy strings as well."""
+    rng = np.random.default_rng(0)
+    short = np.array([glyphs.caption(glyph, rng) for glyph in SHOWN])
+    noisy = pictured(SHOWN, -1, 1) + 0.1 * rng.normal(size=(40, 28, 28, 1)).astype("f4")
+    for x, captions in ((pictured(SHOWN), CAPTIONS), (noisy, short)):
+        report = evaluate.read_glyphs(x, captions)
+        assert report.n == 40 and report.shares == {**dict.fromkeys(ATTRIBUTES, 1.0), "all of them": 1.0}
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_an_error_in_one_attribute_shows_in_that_alone(name):
+    """A quarter of the pictures shows another value of it."""
+    field = ATTRIBUTES[name]
+    values = list(dict.fromkeys(getattr(glyph, field) for glyph in glyphs.every()))
+
+    def other(glyph):
+        return values[(values.index(getattr(glyph, field)) + 1) % len(values)]
+
+    shown = [dataclasses.replace(g, **{field: other(g)}) if i % 4 == 0 else g for i, g in enumerate(SHOWN)]
+    report = evaluate.read_glyphs(pictured(shown), CAPTIONS)
+    assert report.shares == {**dict.fromkeys(ATTRIBUTES, 1.0), name: 0.75, "all of them": 0.75}
+    assert f"{name:32}    75.0%" in report.lines()
+
+
+def test_all_of_them_is_the_share_without_any_error_and_not_a_product():
+    """Two errors in one picture are one picture; two in two are two."""
+    first = dataclasses.replace(SHOWN[0], bold=not SHOWN[0].bold, large=not SHOWN[0].large)
+    second = dataclasses.replace(SHOWN[1], slanted=not SHOWN[1].slanted)
+    report = evaluate.read_glyphs(pictured([first, second, *SHOWN[2:]]), CAPTIONS)
+    wrong = {"weight": 39 / 40, "size": 39 / 40, "slant": 39 / 40, "all of them": 38 / 40}
+    assert report.shares == {"character": 1.0, "place": 1.0, **wrong}
+    assert report.lines()[0].startswith("40 pictures") and len(report.lines()) == 7
+
+
+@pytest.mark.parametrize(
+    ("x", "captions", "words"),
+    [
+        (np.zeros((2, 28, 28, 3)), CAPTIONS[:2], "(28, 28, 1), got the shape (2, 28, 28, 3)"),
+        (np.zeros((2, 8, 8, 1)), CAPTIONS[:2], "got the shape (2, 8, 8, 1)"),
+        (np.zeros((2, 2)), CAPTIONS[:2], "got the shape (2, 2)"),
+        (np.full((2, 28, 28, 1), np.nan), CAPTIONS[:2], "NaN"),
+        (np.zeros((2, 28, 28, 1)), ["a purple seven", CAPTIONS[0]], "'purple'"),
+        (np.zeros((2, 28, 28, 1)), [CAPTIONS[0], "a small seven"], "is no caption"),
+        (np.zeros((2, 28, 28, 1)), [CAPTIONS[0], ""], "is no caption"),
+        (np.zeros((2, 28, 28, 1)), CAPTIONS[:3], ""),
+        (np.zeros((2, 28, 28, 1)), CAPTIONS[:1], ""),
+    ],
+)
+def test_read_glyphs_refuses(x, captions, words):
+    assert words in refused(evaluate.read_glyphs, x, captions)

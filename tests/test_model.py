@@ -10,8 +10,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tinydiff import elbo, gaussian, model, objective, runs, schedule, sde, train, use
+from tinydiff import elbo, gaussian, glyphs, loss, model, objective, runs, schedule, sde, train, use
 from tinydiff.forward import coef
+from tinydiff.nn import autoencoder
+from tinydiff.tensor import tree
 
 MU, VAR = 0.3, 0.25
 PROCESSES = {
@@ -229,6 +231,198 @@ def test_the_network_sees_the_scale_of_data_and_a_clock_of_a_thousand(kind, monk
     np.testing.assert_allclose(clock, [0 if kind == "ncsn" else 1, 1000], atol=1e-9)
 
 
+# What a sample is asked to show
+
+UNET = {"size": 4, "channels": 1, "widths": [8], "groups": 4, "embed": 8}
+CODER = {"kind": "autoencoder", "size": 8, "channels": 1, "latent": 1, "widths": [8], "groups": 4}
+READER = {
+    "kind": "captioned", "unet": UNET,
+    "text": {"vocabulary": len(glyphs.VOCABULARY), "length": glyphs.LONGEST, "width": 8, "depth": 1},
+}  # fmt: skip
+NETWORKS = {
+    "pictures": {"kind": "unet", **UNET},
+    "labels": {"kind": "unet", **UNET, "classes": 3},
+    "captions": READER,
+    "captions of codes": READER,
+    "vae": CODER,
+    "classifier": {"kind": "classifier", "size": 4, "widths": [8], "groups": 4, "embed": 8, "classes": 3},
+}
+
+
+def asks(name, **changes):
+    """The Config of a run of 4 x 4 pictures, or of 8 x 8 whose codes are 4 x 4, asked for what its name says."""
+    processes = {"vae": {"kind": "vae", "noise_var": 0.01, "beta": 0.1}, "classifier": {"kind": "classifier"}}
+    stage = {"network": CODER, "scale": 0.37} if name == "captions of codes" else None
+    config = dataclasses.replace(
+        config_of("ddpm", T=200, shape=(8, 8, 1) if stage or name == "vae" else (4, 4, 1)),
+        recipe="glyphs-text", network=NETWORKS[name], process=processes.get(name), first_stage=stage,
+    )  # fmt: skip
+    return dataclasses.replace(config, **changes)
+
+
+def alive(config, dtype=np.float32, seed=1):
+    """Weights none of which is 0."""
+    rng, params = np.random.default_rng(seed), runs.start(config).params
+    return tree.map(lambda p: (p + 0.2 * rng.standard_normal(p.shape)).astype(dtype), params)
+
+
+def noisy_pictures(n=3, dtype=np.float32):
+    return (2 * np.random.default_rng(2).standard_normal((n, 4, 4, 1))).astype(dtype)
+
+
+def test_labels_are_asked_for_in_turn_or_one_for_all():
+    config = asks("labels")
+    assert model.asked_for(config, 5).tolist() == [0, 1, 2, 0, 1]
+    assert model.asked_for(config, 2, label=0).tolist() == [0, 0]
+    assert model.asked_for(config, 2, label=2).tolist() == [2, 2]
+    assert model.asked_for(asks("pictures"), 5) is None
+
+
+def test_captions_are_asked_for_of_each_held_out_glyph_in_turn_or_one_for_all():
+    config, held_out = asks("captions"), set(glyphs.split("test"))
+    captions = model.asked_for(config, len(held_out) + 2)
+    assert set(map(glyphs.parse, captions[: len(held_out)])) == held_out and captions[-2:] == captions[:2]
+    assert len({glyphs.parse(caption).what for caption in captions[:64]}) > 20  # a few samples show many things
+    assert model.asked_for(config, 3) == captions[:3]
+    words = "a LARGE seven"  # no whole caption, but words that it knows
+    assert model.asked_for(config, 2, prompt=words) == [words] * 2
+    assert model.asked_for(config, 2, prompt="") == ["", ""]
+
+
+@pytest.mark.parametrize(
+    "name, wish, says",
+    [
+        ("labels", {"label": 3}, "label must be in 0..2, got 3"),
+        ("labels", {"label": -1}, "label must be in 0..2, got -1"),
+        ("pictures", {"label": 0}, "knows no labels, got 0"),
+        ("captions", {"label": 0}, "knows no labels, got 0"),
+        ("labels", {"prompt": ""}, "does not read, got ''"),
+        ("captions", {"prompt": "a purple seven"}, "no caption has the word 'purple'"),
+        ("captions", {"prompt": "a " * 11}, "at most 10 words"),
+    ],
+    ids=str,
+)
+def test_what_a_run_cannot_be_asked_is_refused(name, wish, says):
+    with pytest.raises(ValueError, match=says) as refusal:
+        model.asked_for(asks(name), 2, **wish)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_condition_is_labels_or_numbers_of_words_and_nothing_is_neither():
+    labels, captions = np.array([2, 0]), ["a small seven", "a large letter a at the top"]
+    assert model.condition(asks("labels"), labels) is labels and model.nothing(asks("labels")) == 3
+    found, (ids, mask) = model.condition(asks("captions"), captions), glyphs.tokens(captions)
+    assert set(found) == {"ids", "mask"}
+    assert np.array_equal(found["ids"], ids) and np.array_equal(found["mask"], mask)
+    assert model.nothing(asks("captions")) == {"ids": 0, "mask": False}
+    for config in (asks("pictures"), asks("captions")):
+        assert model.condition(config, None) is None
+    assert model.nothing(asks("pictures")) is None
+
+
+GIVEN = {"labels": np.array([0, 1, 2]), "captions": ["a small seven", "a large letter A at the top", "a bold four"]}
+
+
+@pytest.mark.parametrize("name", ["labels", "captions", "captions of codes"])
+@pytest.mark.parametrize("t", [7, np.array([1, 90, 200])], ids=["one t", "many"])
+def test_guidance_is_the_mixture_with_nothing_and_of_no_weight_the_condition(name, t):
+    """(1+w) ε̂(x|y) - w ε̂(x), and of pictures, not codes, x̂_0 is clipped then, once."""
+    config, w = asks(name), 1.5
+    params, x = alive(config), noisy_pictures()
+    given = model.condition(config, GIVEN["labels" if name == "labels" else "captions"])
+    none = np.full(3, 3) if name == "labels" else tree.map(np.zeros_like, given)
+    asked, unasked = (model.eps_fn(config, params, clip=False, given=some) for some in (given, none))
+
+    def mixture(x, t):
+        return (1 + w) * asked(x, t) - w * unasked(x, t)
+
+    clipped = [loss.clip_x0(eps_hat, config.chain) for eps_hat in (asked, mixture)]
+    plain, wanted = (asked, mixture) if name == "captions of codes" else clipped
+    assert model.guided(config, params, given, 0.0)(x, t).tobytes() == plain(x, t).astype("f4").tobytes()
+    np.testing.assert_allclose(model.guided(config, params, given, w)(x, t), wanted(x, t), rtol=1e-4, atol=1e-5)
+    assert abs(wanted(x, t) - plain(x, t)).max() > 1e-3 and abs(clipped[1](x, t) - mixture(x, t)).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["vp", "ncsn"])
+def test_guidance_of_another_process_is_not_clipped(kind):
+    config = asks("labels", process=PROCESSES[kind])
+    params, x, given = alive(config), noisy_pictures(), GIVEN["labels"]
+    asked, unasked = (model.eps_fn(config, params, given=some)(x, 0.5) for some in (given, np.full(3, 3)))
+    np.testing.assert_allclose(model.guided(config, params, given, 2.0)(x, 0.5), 3 * asked - 2 * unasked, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
+def test_a_classifier_leads_by_its_slope(scale):
+    """ε̂ - scale √(1-ᾱ_t) ∇ ln p(y|x_t), the slope along a random direction by differences; here nothing is clipped."""
+    config, judge = asks("pictures"), asks("classifier")
+    params, weights = alive(config, "f8"), alive(judge, "f8", seed=5)
+    params["out"]["conv"] = tree.map(lambda p: 0.01 * p, params["out"]["conv"])
+    x, t, label = 0.1 * noisy_pictures(dtype="f8"), np.array([10, 20, 60]), np.array([2, 0, 1])
+    direction, h = np.random.default_rng(3).standard_normal(x.shape), 1e-5
+
+    def log_p(x):
+        logits = model.predictor(judge, weights)(x, t)
+        return (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))[range(3), label]
+
+    slope = (log_p(x + h * direction) - log_p(x - h * direction)) / (2 * h)
+    own = model.eps_fn(config, params)(x, t)
+    led = model.classified(config, params, judge, weights, label, scale)(x, t)
+    wanted = -scale * np.sqrt(1 - config.chain.alpha_bar[t]) * slope
+    np.testing.assert_allclose(((led - own) * direction).sum(axis=(1, 2, 3)), wanted, rtol=1e-5, atol=1e-8)
+    assert scale == 0 or abs(wanted).min() > 1e-5
+
+
+def test_what_a_classifier_leads_to_is_clipped():
+    config, judge = asks("pictures"), asks("classifier")
+    weights, x, chain = alive(judge), noisy_pictures(), config.chain
+    led = model.classified(config, alive(config), judge, weights, np.array([0, 1, 2]), 50.0)(x, 100)
+    a = chain.alpha_bar[100]
+    x0_hat = (x - math.sqrt(1 - a) * led) / math.sqrt(a)
+    assert abs(x0_hat).max() <= 1 + 1e-5 and (abs(x0_hat) > 1 - 1e-5).any()
+
+
+@pytest.mark.parametrize(
+    "run, judge, says",
+    [
+        ({}, {"T": 100}, "the classifier's T must be 200, got 100; train mnist-classifier to match"),
+        ({}, {"schedule": "cosine"}, "the classifier's schedule must be linear, got cosine"),
+        ({"shape": (8, 8, 1)}, {}, r"the classifier's shape must be \(8, 8, 1\), got \(4, 4, 1\)"),
+        ({}, {"process": None}, "the classifier's kind must be classifier, got ddpm"),
+        ({"first_stage": {"network": CODER, "scale": 1.0}}, {}, "pictures as they are; this one is of codes"),
+        *(({"process": PROCESSES[kind]}, {}, f"this one is {kind}") for kind in ("ncsn", "vp", "subvp", "ve")),
+        ({"process": {"kind": "vae", "noise_var": 0.01, "beta": 0.1}}, {}, "this one is vae"),
+    ],
+    ids=str,
+)
+def test_a_classifier_of_something_else_is_refused(run, judge, says):
+    with pytest.raises(ValueError, match=says):
+        model.classified(asks("pictures", **run), None, asks("classifier", **judge), None, np.zeros(2, int))
+
+
+# Codes
+
+
+def test_there_and_back_through_codes_undoes_the_scale():
+    config = asks("captions of codes")
+    frozen, x = alive(asks("vae")), np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 1)).astype("f4")
+    mu, log_var = autoencoder.encode(frozen, x, config.coder)
+    eps = np.random.default_rng(1).standard_normal(mu.shape, "f4")
+    z, drawn = model.encoded(config, frozen, x), model.encoded(config, frozen, x, eps)
+    assert z.shape == (3, *config.z_shape) == (3, 4, 4, 1) and z.dtype == np.float32
+    np.testing.assert_allclose(z, 0.37 * mu, rtol=1e-6)
+    np.testing.assert_allclose(drawn, 0.37 * (mu + np.exp(0.5 * log_var) * eps), rtol=1e-5)
+    back = autoencoder.decode(frozen, mu, config.coder)
+    np.testing.assert_allclose(model.decoder(config, None, frozen)(z), back, atol=1e-5)
+    np.testing.assert_allclose(model.decoder(asks("vae"), frozen)(mu), back, atol=1e-6)  # whose weights are its own
+    assert model.decoder(asks("pictures"), None)(x) is x
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf])
+def test_a_scale_of_codes_that_is_none_is_refused(scale):
+    with pytest.raises(ValueError, match="the scale of codes must be more than 0"):
+        asks("captions", first_stage={"network": CODER, "scale": scale})
+
+
 # Likelihood
 
 
@@ -340,3 +534,20 @@ def test_likelihoods_that_cannot_be_are_refused():
         use.log_likelihood(run_of(config_of("ddpm", 1, "cosine")), x)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         use.log_likelihood(run_of(config_of("ddpm")), x, steps=0)
+    codes = run_of(asks("captions of codes"))
+    for job, says in ((use.bound, "this run is of their codes"), (use.log_likelihood, "this run is of codes")):
+        with pytest.raises(ValueError, match=says):
+            job(codes, np.zeros((3, 8, 8, 1), "f4"))
+    for name in ("vae", "classifier"):
+        run = run_of(asks(name))
+        with pytest.raises(ValueError, match=f"the bound is of DDPM runs, this one is {name}"):
+            use.bound(run, np.zeros((3, *run.config.shape), "f4"))
+        with pytest.raises(ValueError, match=f"the data themselves, this run is a {name}"):
+            use.log_likelihood(run, np.zeros((3, *run.config.shape), "f4"))
+
+
+@pytest.mark.parametrize("name", ["vae", "classifier", "captions of codes"])
+def test_edits_of_what_is_no_diffusion_of_pixels_are_refused(name):
+    run = run_of(asks(name))
+    with pytest.raises(ValueError, match="editing is for DDPM runs of pictures as they are; this one is"):
+        use.edit(run, "sdedit", np.zeros((1, *run.config.shape), "f4"), amount=0.5)

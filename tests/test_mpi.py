@@ -160,7 +160,7 @@ def test_what_cannot_wait_ends_all_ranks_by_force_after_the_last_word(led, monke
     assert abort.__name__ == "Abort" and status != 0
 
 
-def unknown_here(fails):
+def unknown_here():
     def step_fn(params, batch):
         return 0.0, params
 
@@ -175,7 +175,7 @@ def test_a_rank_that_cannot_go_on_takes_all_with_it(led, capfd):
     params = {"w": np.zeros(2, "f4")}
 
     def command(options):
-        with mpi.Ranks(functools.partial(unknown_here, True), params, options.ranks) as spread:
+        with mpi.Ranks(unknown_here, params, options.ranks) as spread:
             spread(params, {"x0": np.zeros(4)})
 
     with pytest.raises((ChildProcessError, OSError)):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinydiff.nn import embed, layers, mlp, text, unet
+from tinydiff.nn import captioned, classifier, embed, layers, mlp, text, unet
 from tinydiff.tensor import autodiff, ops, tree
 
 TINY = {"widths": (8, 16), "groups": 4, "embed": 16}
@@ -212,21 +212,140 @@ def test_every_word_counts_and_padding_does_not():
     assert np.abs(apply(params, x, swapped) - y).max() > 1e-4  # and their order
 
 
-def test_gradients_of_a_reader():
-    """Along a random direction through every parameter, words and images alike, to 1e-7 of central differences."""
-    config, params, apply, _ = a_reader(np.float64)
-    x, rng, step = images(config, dtype=np.float64), np.random.default_rng(5), 1e-5
+def a_captioned(dtype=None):
+    """A captioned U-Net, its weights, and captions of two, four and five words, all in one table of five."""
+    words = {"vocabulary": 20, "length": 6, "width": 8, "depth": 1}
+    config = captioned.Config(text=words, unet={"size": 6, "attention": (3,), **TINY})
+    rng = np.random.default_rng(3)
+    params = noisy(captioned.init(rng, config), dtype=dtype)
+    ids, mask = rng.integers(1, 20, (3, 5)), np.arange(5) < np.array([2, 4, 5])[:, None]
+    return config, params, {"ids": ids * mask, "mask": mask}
 
-    def loss(params):
-        y = apply(params, x)
-        return ops.mean(y * y)
 
+def test_a_caption_reaches_the_output_and_its_padding_does_not():
+    config, params, caption = a_captioned()
+    x, t = images(config.unet), np.array([1, 30, 900])
+
+    def apply(**changes):
+        return captioned.apply(params, x, t, config, {**caption, **changes})
+
+    y = apply()
+    assert y.shape == x.shape and y.dtype == np.float32
+    for place in range(5):
+        other = caption["ids"].copy()
+        other[:, place] = other[:, place] % 19 + 1
+        moved, within = np.abs(apply(ids=other) - y).max(axis=(1, 2, 3)), caption["mask"][:, place]
+        assert (moved[within] > 1e-5).all() and (moved[~within] == 0).all()
+    longer = {name: np.pad(rows, [(0, 0), (0, 1)]) for name, rows in caption.items()}
+    assert np.allclose(captioned.apply(params, x, t, config, longer), y, atol=1e-6)
+    alone = captioned.apply(params, x[:1], 1, config, {name: rows[:1, :2] for name, rows in caption.items()})
+    assert np.allclose(alone, y[:1], atol=1e-5)
+
+
+def test_no_caption_is_one_of_no_words():
+    """Of any length, whatever stands behind its mask; and it is another thing than every caption."""
+    config, params, caption = a_captioned()
+    x = images(config.unet)
+    unsaid = captioned.apply(params, x, 7, config)
+    silent = {"ids": caption["ids"], "mask": np.zeros((3, 5), bool)}
+    assert np.array_equal(captioned.apply(params, x, 7, config, silent), unsaid)
+    said = captioned.apply(params, x, 7, config, caption)
+    assert (np.abs(said - unsaid).max(axis=(1, 2, 3)) > 1e-3).all()
+
+
+def test_the_context_of_a_captioned_network_is_as_wide_as_its_text():
+    config, params, _ = a_captioned()
+    assert config.unet.context == config.text.width == 8
+    assert params["unet"]["middle"]["first"]["cross"] and "cross" in params["unet"]["down"][1]["stages"][0]
+
+
+def slope_along(loss, params, seed=5, step=1e-5):
+    """(the gradient, by differences) of a loss of float64 parameters, along a random direction through all of them.
+
+    And every parameter has a part in it.
+    """
+    rng = np.random.default_rng(seed)
     _, grads = autodiff.value_and_grad(loss)(params)
-    assert all(np.abs(g).max() > 0 for g in tree.leaves(grads))
+    for name, g in tree.flatten(grads).items():
+        assert np.abs(g).max() > 0, name
     direction = tree.map(lambda p: rng.standard_normal(p.shape), params)
     slope = sum(float((g * d).sum()) for g, d in zip(tree.leaves(grads), tree.leaves(direction), strict=True))
     up, down = (float(loss(tree.map(lambda p, d, s=s: p + s * d, params, direction))) for s in (step, -step))
-    assert slope == pytest.approx((up - down) / (2 * step), rel=1e-6)
+    return slope, (up - down) / (2 * step)
+
+
+def test_gradients_of_a_captioned_network():
+    config, params, caption = a_captioned(np.float64)
+    x = images(config.unet, dtype=np.float64)
+    slope, wanted = slope_along(lambda p: ops.mean(captioned.apply(p, x, 7, config, caption) ** 2), params)
+    assert slope == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_captioned_network_on_every_backend(backend):
+    config, params, caption = a_captioned()
+    x = images(config.unet)
+
+    def step(params, x):
+        return ops.mean(captioned.apply(params, x, 7, config, caption) ** 2)
+
+    wanted, wanted_grads = autodiff.value_and_grad(step)(params, x)
+    there, image = tree.map(backend.put, params), backend.put(x)
+    value, grads = autodiff.value_and_grad(step)(there, image)
+    assert float(value) == pytest.approx(float(wanted), rel=1e-5)
+    for (name, g), w in zip(tree.flatten(grads).items(), tree.leaves(wanted_grads), strict=True):
+        assert g.dtype == np.float32 and np.allclose(backend.get(g), w, rtol=1e-3, atol=1e-6), name
+    unsaid = captioned.apply(there, image, 7, config)
+    assert np.allclose(backend.get(unsaid), captioned.apply(params, x, 7, config), atol=1e-5)
+
+
+# A classifier that is told the time
+
+
+def a_classifier(dtype=None, **fields):
+    config = classifier.Config(size=6, classes=3, widths=(8, 8), groups=4, **{"embed": 8, **fields})
+    return config, noisy(classifier.init(np.random.default_rng(0), config), dtype=dtype)
+
+
+def test_time_reaches_the_logits_of_each_picture():
+    config, params = a_classifier()
+    x = images(config, 2)
+    early, late = (classifier.apply(params, x, t, config) for t in (1, 500))
+    assert early.shape == (2, 3) and early.dtype == np.float32
+    assert (np.abs(early - late).max(axis=1) > 1e-3).all()
+    both = classifier.apply(params, x, np.array([1, 500]), config)
+    assert np.allclose(both[0], early[0], atol=1e-6) and np.allclose(both[1], late[1], atol=1e-6)
+
+
+def test_a_classifier_of_clean_pictures_knows_no_time():
+    config, params = a_classifier(embed=0)
+    assert set(params) == {"blocks", "out"} and set(params["blocks"][0]) == {"conv", "norm"}
+    x = images(config, 2)
+    assert np.array_equal(classifier.apply(params, x, 500, config), classifier.apply(params, x, None, config))
+
+
+def test_gradients_of_a_classifier_that_is_told_the_time():
+    """By all parameters and, as guidance takes it, by the picture."""
+    config, params = a_classifier(np.float64)
+    x, t = images(config, dtype=np.float64), np.array([1, 40, 700])
+    slope, wanted = slope_along(lambda p: ops.mean(classifier.apply(p, x, t, config) ** 2), params)
+    assert slope == pytest.approx(wanted, rel=1e-6)
+    slope, wanted = slope_along(lambda p: ops.mean(classifier.apply(params, p["x"], t, config) ** 2), {"x": x})
+    assert slope == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_classifier_that_is_told_the_time_on_every_backend(backend):
+    config, params = a_classifier()
+    x, t = images(config), np.array([1, 40, 700])
+    got = classifier.apply(tree.map(backend.put, params), backend.put(x), t, config)
+    assert np.allclose(backend.get(got), classifier.apply(params, x, t, config), atol=1e-5)
+
+
+def test_gradients_of_a_reader():
+    """Along a random direction through every parameter, words and images alike, to 1e-6 of central differences."""
+    config, params, apply, _ = a_reader(np.float64)
+    x = images(config, dtype=np.float64)
+    slope, wanted = slope_along(lambda p: ops.mean(apply(p, x) ** 2), params)
+    assert slope == pytest.approx(wanted, rel=1e-6)
 
 
 @pytest.mark.parametrize("ids, says", [([[20]], "tokens must be in 0..19"), ([[1] * 7], "at most 6 words, got 7")])

@@ -68,41 +68,80 @@ def _train_on(options):
 
     where, recipe = device(options.device), options.recipe or "spiral"
     folder = Path(options.out or (Path("runs") / recipe if options.resume else runs.free_folder(recipe)))
-    first, stage = folder / "first_stage", None
+    first = folder / "first_stage"
     half_done = runs.is_one(first) and not runs.is_one(folder)
     if options.resume and not half_done:
         run = runs.load(folder)
-        _same_run(run.config, folder, {"recipe": options.recipe, "data": options.data, **_changes(options)})
+        _same_run(run, {"recipe": options.recipe, **_changes(options)})
         x, shown = recipes.load(run.config.data)
-        if x.shape[1:] != run.config.shape:
-            raise ValueError(f"the run in {folder} was trained on {run.config.shape}, its data are now {x.shape[1:]}")
+        _same_shape(run, x.shape[1:])
         return _go_on(run, x, recipes.asked_of(run.config, shown), where, options)
     if not options.resume and (half_done or runs.is_one(folder)):
         raise ValueError(f"{folder} holds a run already; continue it with --resume, or name another --out")
-    changes = _changes(options)
-    split = changes.pop("split") or "train"
-    config, x, asked = recipes.configure(recipe, options.data, split, **changes)
+    stage = runs.load(first) if half_done else None
+    changes = _as_begun(stage, recipe, _changes(options)) if stage else _changes(options)
+    config, x, asked = recipes.configure(recipe, changes.pop("data"), changes.pop("split") or "train", **changes)
+    run = runs.Run(folder, config, runs.start(config))
     if config.first_stage:
-        if runs.is_one(first):
-            stage = runs.load(first)
-        else:
-            same = {name: changes[name] for name in ("steps", "seed")}
-            same["minutes"] = options.minutes and recipes.FIRST_STAGE * options.minutes
-            its, _, _ = recipes.configure(recipes.RECIPES[recipe].first_stage, options.data, split, **same)
+        if stage is None:
+            its = recipes.first_stage(config)
             stage = runs.Run(first, its, runs.start(its))
-        again = f"tinydiff train {recipe} --resume --out {shlex.quote(str(folder))}"
+        _same_shape(stage, config.shape)
+        said = {"out": folder, **_changes(options)}
+        words = [[f"--{name}", str(value)] for name, value in said.items() if value is not None]
+        again = shlex.join(["tinydiff", "train", recipe, "--resume", *sum(words, [])])
         stopped = _go_on(stage, x, None, where, options, again)
         if stopped:
             return stopped
-        stage = runs.load(first)
-        config = runs.with_first_stage(config, stage, x)
-    return _go_on(runs.Run(folder, config, runs.start(config), stage and stage.state.average), x, asked, where, options)
+        run = runs.after_first_stage(run, runs.load(first), x)
+    return _go_on(run, x, asked, where, options)
 
 
 def _changes(options):
     """What the command line asks to be other than the recipe has it; None where it asks nothing."""
-    names = ("split", "steps", "minutes", "batch", "lr", "seed", "schedule", "T", "target", "process")
+    names = ("data", "split", "steps", "minutes", "batch", "lr", "seed", "schedule", "T", "target", "process")
     return {name: getattr(options, name) for name in names}
+
+
+def _as_begun(stage, recipe, changes):
+    """The changes, completed by what a run was begun with that got no further than its first stage."""
+    from . import recipes
+
+    config, minutes = stage.config, stage.config.settings["minutes"]
+    if recipe not in recipes.RECIPES or recipes.RECIPES[recipe].first_stage != config.recipe:
+        raise ValueError(f"{stage.folder} is no first stage of {recipe}; name the recipe that was begun there")
+    begun = {"data": config.data["folder"], "split": config.data["split"], "seed": config.settings["seed"]}
+    begun |= {"steps": config.settings["steps"], "minutes": minutes and round(minutes / recipes.FIRST_STAGE, 6)}
+    for name, value in begun.items():
+        _same_choice(stage.folder, name, value, changes[name])
+    return {**changes, **begun}
+
+
+def _same_run(run, wanted):
+    """What was asked for on a resumed run must be what the run was started with."""
+    from . import recipes
+
+    config = run.config
+    has = {"recipe": config.recipe, "schedule": config.schedule, "T": config.T, **config.settings, **config.data}
+    has |= {"process": config.kind, "target": config.target, "data": config.data["folder"]}
+    if config.first_stage and has["minutes"]:
+        has["minutes"] = round(has["minutes"] / (1 - recipes.FIRST_STAGE), 6)
+    for name, value in wanted.items():
+        _same_choice(run.folder, name, has[name], value)
+
+
+def _same_choice(folder, name, has, value):
+    value = str(Path(value).resolve()) if name == "data" and value is not None else value
+    if value is not None and value != has:
+        raise ValueError(
+            f"the run in {folder} was started with {name} {has}, got {value}; leave it out to resume, "
+            "or train anew with another --out"
+        )
+
+
+def _same_shape(run, shape):
+    if shape != run.config.shape:
+        raise ValueError(f"the run in {run.folder} was trained on {run.config.shape}, its data are now {shape}")
 
 
 def _go_on(run, x, asked, where, options, again=None):
@@ -124,23 +163,9 @@ def _go_on(run, x, asked, where, options, again=None):
         return 128 + stopped
     names = use.pictures(runs.load(folder), x, asked, device=where, n_workers=options.workers)
     taken = f"{state.step:,} steps in {state.seconds / 60:.1f} minutes"
-    *others, last = names
-    print(f"done: {taken}; look at {folder / names[0]}" + "".join(f", {name}" for name in others[1:]) + f" and {last}")
+    seen = [str(folder / names[0]), *names[1:]]
+    print(f"done: {taken}; look at {', '.join(seen[:-1])}{' and ' if seen[1:] else ''}{seen[-1]}")
     return None
-
-
-def _same_run(config, folder, wanted):
-    """What was asked for on a resumed run must be what the run was started with."""
-    has = {"recipe": config.recipe, "schedule": config.schedule, "T": config.T, **config.settings, **config.data}
-    has |= {"process": config.kind, "target": config.target}
-    has["data"] = config.data["folder"]
-    for name, value in wanted.items():
-        value = str(Path(value).resolve()) if name == "data" and value is not None else value
-        if value is not None and value != has[name]:
-            raise ValueError(
-                f"the run in {folder} was started with {name} {has[name]}, got {value}; leave it out to resume, "
-                "or train anew with another --out"
-            )
 
 
 def _sample(options):
@@ -148,9 +173,7 @@ def _sample(options):
     from .tensor.device import device
 
     run, out = runs.load(options.run_folder), Path(options.out)
-    method = options.sampler or model.usual(run.config)
-    classifier = _classifier_of(options)
-    _eta_is_of_ddim(options.eta, method)
+    method, classifier = _method(options, run.config), _classifier_of(options)
     if options.v is not None and method != "ddpm":
         raise ValueError(f"--v is of ddpm, got --sampler {method}")
     if out.suffix not in (".png", ".gif", ".npz"):
@@ -172,7 +195,19 @@ def _sample(options):
         plot.image_grid(x, out)
     else:
         plot.scatter(x, out, data=recipes.load(run.config.data, n=len(x))[0])
-    print(f"wrote {out}: {options.n} samples of {run.folder}, {method}")
+    print(f"wrote {out}: {options.n} samples of {run.folder}, {method or 'decoded draws of p(z)'}")
+
+
+def _method(options, config):
+    """The sampler asked for, or the usual one; None for a VAE, which has no use for one."""
+    from . import model
+
+    if config.kind == "vae" and (options.sampler or options.steps or options.eta):
+        raise ValueError("a VAE draws z once and decodes it: leave --sampler, --steps and --eta out")
+    method = None if config.kind == "vae" else options.sampler or model.usual(config)
+    if options.eta and method != "ddim":
+        raise ValueError(f"--eta is of ddim, got --sampler {method}")
+    return method
 
 
 def _classifier_of(options):
@@ -183,11 +218,6 @@ def _classifier_of(options):
     if run and run.config.kind != "classifier":
         raise ValueError(f"{options.classifier} is no classifier but {run.config.kind}; train mnist-classifier")
     return run
-
-
-def _eta_is_of_ddim(eta, method):
-    if eta and method != "ddim":
-        raise ValueError(f"--eta is of ddim, got --sampler {method}")
 
 
 def _edit(options):
@@ -221,14 +251,18 @@ def _evaluate(options):
     source = Path(options.source)
     run = None if source.suffix == ".npz" else runs.load(source)
     x, asked = (None, None) if run else _samples_in(source)
-    if not run and (options.n or options.sampler or options.steps or options.classifier):
-        raise ValueError("--n, --sampler, --steps and --classifier draw from a run; a file is taken as it is")
-    images, captions = (run.config.images, run.config.captions) if run else (x.ndim == 4, _are_captions(asked))
+    of_a_run = {name: getattr(options, name) for name in ("n", "sampler", "steps", "eta", "guidance", "classifier")}
+    if not run and any(of_a_run.values()):
+        named = " and ".join(f"--{name}" for name, value in of_a_run.items() if value)
+        raise ValueError(f"{named}: for drawing from a run; the samples of a file are taken as they are")
+    images, captions = (run.config.images, run.config.captions) if run else (x.ndim == 4, isinstance(asked, list))
     place = run.config.data if run else {"name": "mnist" if images else "spiral", "folder": None, "split": "train"}
     wanted = {"name": options.recipe, "folder": options.data, "split": options.split}
     if options.recipe and options.recipe != place["name"]:
         place = {**place, "folder": None}  # the run's folder holds other data
     place = {**place, **{name: value for name, value in wanted.items() if value}}
+    if captions and (options.recipe or options.data or options.split):
+        raise ValueError("captions are read off the pictures: leave --recipe, --data and --split out")
     if images and not captions:
         real, labels = recipes.load(place)
         if labels is None:
@@ -237,15 +271,14 @@ def _evaluate(options):
     elif not images and place["name"] not in data.TOYS:
         raise ValueError(f"points need a toy set beside them, got {place['name']!r}; --recipe {' or '.join(data.TOYS)}")
     if run:
-        usual, method, classifier = 1000 if images else 2000, model.usual(run.config), _classifier_of(options)
+        usual, method, classifier = 1000 if images else 2000, _method(options, run.config), _classifier_of(options)
         usual = len(glyphs.split("test")) if captions else usual
-        method = "ddpm" if method == "ddim" and not images else method
+        method = "ddpm" if method == "ddim" and not (images or options.sampler or options.eta) else method
         chosen = {"steps": options.steps, "seed": options.seed, "n_workers": options.workers}
         chosen |= {"device": device(options.device), "classifier": classifier}
         chosen |= {"w": options.guidance, "eta": options.eta}
-        _eta_is_of_ddim(options.eta, options.sampler or method)
         asked = model.asked_for(classifier.config if classifier else run.config, options.n or usual)
-        x = use.draw(run, options.n or usual, options.sampler or method, asked=asked, **chosen)
+        x = use.draw(run, options.n or usual, method, asked=asked, **chosen)
     if captions:
         report = evaluate.read_glyphs(x, asked)
     elif images:
@@ -256,10 +289,6 @@ def _evaluate(options):
         rng = np.random.default_rng([options.seed, model.EVALUATION])
         report = evaluate.energy_report(x, data.TOYS[place["name"]], rng)
     print("\n".join(report.lines()))
-
-
-def _are_captions(asked):
-    return asked is not None and asked.dtype.kind == "U"
 
 
 def _samples_in(path):
@@ -275,7 +304,7 @@ def _samples_in(path):
     if asked is not None and (asked.shape != x.shape[:1] or asked.dtype.kind not in "iuU"):
         wanted = f"{len(x)} whole numbers, or captions"
         raise ValueError(f"{path}: label must be {wanted}, got {asked.dtype} {asked.shape}")
-    return x, asked
+    return x, asked.tolist() if asked is not None and asked.dtype.kind == "U" else asked
 
 
 def _examples(options, config, n):
@@ -284,6 +313,8 @@ def _examples(options, config, n):
 
     asked = {"folder": options.data, "split": options.split}
     place = {**config.data, **{name: value for name, value in asked.items() if value}}
+    if options.data and place["name"] == "glyphs":
+        raise ValueError("glyphs are drawn here: --data is for images from files; leave it out")
     if config.images:
         x, _ = recipes.load(place)
         if x.shape[1:] != config.shape:
@@ -336,6 +367,7 @@ def _likelihood(options):
 
     run = runs.load(options.run_folder)
     config = run.config
+    model.check_density(config)
     x, named = _examples(options, config, options.n or (64 if config.images else 2000))
     edm, _, sigma = model.flow_of(config, None)
     rng = np.random.default_rng([options.seed, model.EXAMPLES, 1])
@@ -417,7 +449,8 @@ def _info(options):
     print(f"trained on {config.data['name']}{where}{split}: examples of shape {tuple(config.shape)}")
     print(f"for        {state.step:,} steps, {state.seconds / 60:.1f} minutes")
     if config.process:
-        print(f"process    {json.dumps(config.process)}")
+        chain = f", {config.schedule} schedule, T = {config.T}" if config.kind == "classifier" else ""
+        print(f"process    {json.dumps(config.process)}{chain}")
     else:
         print(f"guesses    {config.target}, weighting {config.weighting}, {config.schedule} schedule, T = {config.T}")
     print(f"network    {json.dumps(config.network)}")
@@ -453,7 +486,8 @@ def _parser():
         "mnist-class, gaussians-class: by their labels, for sample --label; ncsn, ncsn-mnist: by score matching at a "
         "ladder of noise levels; sde: in continuous time, --process; mnist-classifier: for sample --classifier; "
         "mnist-vae, glyphs-vae: autoencoders; mnist-latent: a diffusion of its codes, the two trained in turn; glyphs: "
-        "characters of a font, drawn here; glyphs-text: the same from captions, in codes, for sample --prompt.",
+        "characters of a font, drawn here; glyphs-text: the same from captions, in codes, for sample --prompt. Of two "
+        "stages, --steps is for each and --minutes for both; --batch and --lr are for the second.",
     )  # fmt: skip
     sub.add_argument("recipe", nargs="?", metavar="RECIPE", help="what to train (default: spiral)")
     sub.add_argument("--out", metavar="RUN", help="the run folder (default: runs/RECIPE, or the next free name)")
@@ -503,7 +537,8 @@ def _parser():
 
     sub = command("evaluate", _evaluate, "measure samples against the data, beside the data against themselves")
     sub.add_argument("source", metavar="RUN|FILE.npz")
-    sub.add_argument("--n", type=_whole, help="samples to draw from a run (default: 1000 images, 2000 points)")
+    usual = "1000 images, 2000 points, every held-out caption"
+    sub.add_argument("--n", type=_whole, help=f"samples to draw from a run (default: {usual})")
     _sampler(sub, "as for sample, but ddpm for points")
     _eta(sub)
     _guidance(sub)
@@ -549,8 +584,8 @@ def _eta(sub):
 
 def _guidance(sub):
     lean = "lean on what is asked for: (1+W) with - W without (default: 0)"
-    sub.add_argument("--guidance", type=float, default=0.0, metavar="W", help=lean)
-    sub.add_argument("--classifier", metavar="RUN", help="leads a run without labels to --label")
+    sub.add_argument("--guidance", type=_finite, default=0.0, metavar="W", help=lean)
+    sub.add_argument("--classifier", metavar="RUN", help="leads a run without labels to those asked for")
 
 
 def _sampler(sub, usual):
@@ -594,6 +629,7 @@ def _number(kind, good, wanted):
 
 _whole = _number(int, lambda n: n >= 1, "a whole number, at least 1")
 _seed = _number(int, lambda n: n >= 0, "a whole number, at least 0")
+_finite = _number(float, math.isfinite, "a number")
 _positive = _number(float, lambda x: x > 0 and math.isfinite(x), "a number above 0")
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def every(characters=CHARACTERS):
 def split(name, characters=CHARACTERS):
     """The glyphs of these characters to learn from, "train", or "test": a fifth of the combinations, held out.
 
-    Dealt out at random, once for all: each attribute is seen in training, and most pairs, but not all of them together.
+    Dealt out at random, once for all: each pair of attributes is seen in training, but not all of them together.
     """
     if name not in ("train", "test"):
         raise ValueError(f"unknown split {name!r}; wanted 'train' or 'test'")

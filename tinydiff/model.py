@@ -49,6 +49,8 @@ class Config:
         object.__setattr__(self, "shape", tuple(self.shape))
         if set(self.data) != {"name", "folder", "split"}:
             raise ValueError(f"data must have a name, a folder and a split, got {self.data}")
+        if self.first_stage and not 0 < self.first_stage["scale"] < math.inf:
+            raise ValueError(f"the scale of codes must be more than 0, got {self.first_stage['scale']}")
 
     @property
     def images(self):
@@ -77,7 +79,7 @@ class Config:
 
     @property
     def classes(self):
-        """How many labels its network knows; that number itself stands for no label."""
+        """How many labels its network knows; to a diffusion, that number itself stands for no label."""
         return self.network.get("classes", 0)
 
     @property
@@ -204,11 +206,12 @@ def classified(config, params, classifier, weights, label, scale=1.0):
     """ε̂ of a run without labels, led to (B,) labels by a classifier of what its chain noised (guidance.classifier).
 
     classifier, weights: the Config of a run that is one, and its parameters.
-    Raises ValueError for another process or chain, or other pictures, than the classifier's.
+    Raises ValueError for another chain, or other pictures, than the classifier's; for a run of codes or of no chain.
     """
-    if config.kind != "ddpm":
-        raise ValueError(f"a classifier leads DDPM runs, whose chain it knows; this one is {config.kind}")
-    for name in ("kind", "shape", "schedule", "T", "first_stage"):
+    if config.kind != "ddpm" or config.first_stage:
+        what = "of codes" if config.first_stage else config.kind
+        raise ValueError(f"a classifier leads DDPM runs of pictures as they are; this one is {what}")
+    for name in ("kind", "shape", "schedule", "T"):
         wanted = "classifier" if name == "kind" else getattr(config, name)
         if getattr(classifier, name) != wanted:
             got = getattr(classifier, name)
@@ -376,6 +379,13 @@ def _sde_walk(config, eps_hat, method, steps):
 # Likelihood
 
 
+def check_density(config):
+    """Raise ValueError unless the run has a density of the data: a diffusion, and not of codes."""
+    if config.first_stage or config.kind in ("vae", "classifier"):
+        what = "of codes" if config.first_stage else f"a {config.kind}"
+        raise ValueError(f"ln p is of diffusions of the data themselves, this run is {what}; take another")
+
+
 def log_likelihood(config, params, x, steps=100, method="rk4", probes=None):
     """ln p(x) of the probability flow, where the model's noise is least: yields after each step, the answer last.
 
@@ -386,8 +396,7 @@ def log_likelihood(config, params, x, steps=100, method="rk4", probes=None):
     Yields : (x_σ, ln p (B,) nats), `steps` times; the flow is worked out in x's precision.
     Raises : ValueError for a run of one noise level.
     """
-    if config.first_stage:
-        raise ValueError("the flow of a run of codes has a density of codes, not of pictures; take a run without")
+    check_density(config)
     edm, guess, sigma_min = flow_of(config, eps_fn(config, params, clip=False))
     if sigma_min >= edm.sigma_max:
         raise ValueError("the flow runs between noise levels, this run knows only one; train with more, a larger T")

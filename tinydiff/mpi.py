@@ -3,7 +3,7 @@
 Rank 0 is the run: it alone reads data, steps, looks at the clock, heeds Ctrl-C, prints and writes. The other ranks are
 its workers, as in workers.py, but that what goes through a pipe there is a message here, and weights and gradients go
 with it. The shares are added in the same order, so on machines alike n ranks make the same run as `--workers n`, bit
-for bit.
+for bit (of pictures, n or more a step: `--workers` takes no more than that, and one for points).
 """
 import atexit
 import os

@@ -1,6 +1,7 @@
 """What a run learns from, and by: its batches, and its loss.
 
-All losses are means over coordinates too, so that learning rate and clipping mean the same for points and pictures.
+The losses of diffusions and of VAEs are means over coordinates too, so that learning rate and clipping mean the same
+for points and for pictures.
 """
 import math
 

@@ -59,7 +59,7 @@ def _captions(about, minutes, **process):
 
 def _classifier(about, **process):
     network = {"kind": "classifier", "widths": [16, 32, 64, 128], "embed": 64, "classes": 10}
-    settings = train.Settings(minutes=5, batch=64, lr=2e-3, average=0.998)
+    settings = train.Settings(minutes=3, batch=64, lr=2e-3, average=0.998)
     return Recipe(about, network, settings, process={"kind": "classifier"}, **process)
 
 
@@ -88,12 +88,12 @@ RECIPES = {
     "ncsn-mnist": _pictures("handwritten digits by their score", process=_NCSN_PICTURES, data="mnist"),
     "mnist-classifier": _classifier("which digit, at any noise", data="mnist"),
     "mnist-vae": _autoencoder("handwritten digits by codes of 7 x 7", data="mnist"),
-    "mnist-latent": _codes("handwritten digits in codes", minutes=7, data="mnist", first_stage="mnist-vae", **_BY_X0),
+    "mnist-latent": _codes("handwritten digits in codes", minutes=8.5, data="mnist", first_stage="mnist-vae", **_BY_X0),
     "glyphs": _pictures("characters of a font", **_BY_X0),
     "glyphs-vae": _autoencoder("characters of a font by codes of 7 x 7", data="glyphs"),
     "glyphs-text": _captions("captions to pictures", minutes=17, data="glyphs", first_stage="glyphs-vae", **_BY_X0),
 }
-FIRST_STAGE = 0.15  # of the minutes asked for, where a run has two stages
+FIRST_STAGE = 0.15  # of the minutes of a run that has two stages
 GLYPHS = 20_000  # pictures to learn from: each combination some ten times, in different places
 
 
@@ -101,8 +101,8 @@ def configure(recipe, folder=None, split="train", **changes):
     """(Config, examples, what is asked for of each or None) of a recipe with some of its choices changed.
 
     changes: schedule, T, target, process (a kind of sde.PROCESSES, for the recipe "sde"), and the fields of
-    train.Settings; None changes nothing. Where only one of steps and minutes is given, it is the end.
-    Of a run of codes the scale is yet to be measured: `runs.with_first_stage`.
+    train.Settings; None changes nothing. Where only one of steps and minutes is given, it is the end; minutes are those
+    of both stages. Of a run of codes the scale is yet to be measured: `runs.after_first_stage`.
     Raises ValueError for an unknown recipe or bad choices; what `load` raises.
     """
     if recipe not in RECIPES:
@@ -123,6 +123,8 @@ def configure(recipe, folder=None, split="train", **changes):
             choices = ", ".join(sde.PROCESSES)
             raise ValueError(f"--process is of the recipe sde: {choices}; got {changes['process']!r} for {recipe}")
         fields["process"] = {"kind": changes.pop("process")}
+    if chosen.first_stage and changes.get("minutes"):
+        changes["minutes"] *= 1 - FIRST_STAGE
     settings = dataclasses.replace(chosen.settings, **changes)
     chosen = dataclasses.replace(chosen, **fields)
     schedule.named(chosen.schedule, chosen.T)
@@ -143,6 +145,21 @@ def configure(recipe, folder=None, split="train", **changes):
     if stage:
         config = dataclasses.replace(config, network=_fitted(network, config.z_shape))
     return config, x, asked_of(config, shown)
+
+
+def first_stage(config):
+    """The Config of the autoencoder that is trained before a run of codes: on the same data, by the same end and seed.
+
+    Its minutes are a share, FIRST_STAGE, of those of both; its steps are as many.
+    """
+    chosen, minutes = RECIPES[RECIPES[config.recipe].first_stage], config.settings["minutes"]
+    minutes = minutes and minutes * FIRST_STAGE / (1 - FIRST_STAGE)
+    ends = {name: config.settings[name] for name in ("steps", "seed")}
+    settings = dataclasses.replace(chosen.settings, minutes=minutes, **ends)
+    return Config(
+        RECIPES[config.recipe].first_stage, config.data, config.first_stage["network"], config.shape,
+        dataclasses.asdict(settings), process=chosen.process,
+    )  # fmt: skip
 
 
 def _fitted(network, shape):

@@ -52,14 +52,14 @@ def load(path):
         module, shape = model.network(config)
         objective.step_fn(config)
         like = module.init(np.random.default_rng(0), shape)
+        first = autoencoder.init(np.random.default_rng(0), config.coder) if config.first_stage else None
         train.Settings(**config.settings)
         step, seconds = int(words["step"]), float(words["seconds"])
     except (AttributeError, KeyError, TypeError, ValueError) as problem:
         raise ValueError(f"{file}: the run's description is damaged ({problem}); train it again") from None
     vector = tree.pack(like)
     wanted = {"params": like, "average": like, "m": vector, "v": vector}
-    if config.first_stage:
-        wanted["first_stage"] = autoencoder.init(np.random.default_rng(0), config.coder)
+    wanted |= {"first_stage": first} if first else {}
     checkpoint.check_like(file, trees, wanted)
 
     def in_order(weights):
@@ -94,11 +94,13 @@ def free_folder(name, root="runs"):
     return folder
 
 
-def with_first_stage(config, stage, x):
-    """The Config of a run of codes, its scale measured on some of the examples, made by `stage`, the Run of a VAE."""
-    config = dataclasses.replace(config, first_stage={"network": stage.config.network, "scale": 1.0})
-    z = codes(config, stage.state.average, x[:2000])
-    return dataclasses.replace(config, first_stage={**config.first_stage, "scale": latent.latent_scale(z)})
+def after_first_stage(run, stage, x):
+    """The Run of codes, not begun yet, that stands on `stage`, the Run of a VAE: its scale measured on examples x."""
+    config = dataclasses.replace(run.config, first_stage={"network": stage.config.network, "scale": 1.0})
+    frozen = stage.state.average
+    scale = latent.latent_scale(codes(config, frozen, x[:2000]))
+    config = dataclasses.replace(config, first_stage={**config.first_stage, "scale": scale})
+    return dataclasses.replace(run, config=config, frozen=frozen)
 
 
 def codes(config, frozen, x, chunk=256):

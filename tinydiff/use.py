@@ -11,9 +11,10 @@ import numpy as np
 from . import editing, elbo, forward, gaussian, loss, model, plot, sde, workers
 from .model import LIKELIHOOD, PICTURES, SAMPLES
 from .nn import autoencoder
-from .runs import codes, one_thread
+from .runs import codes
 from .tensor import tree
 from .tensor.device import device as device_called
+from .workers import one_thread
 
 # Samples
 
@@ -39,6 +40,8 @@ def draw(
     params, frozen = device.put(run.state.average), run.frozen and device.put(run.frozen)
     understands = classifier.config if classifier else config
     asked = model.asked_for(understands, n) if asked is None else asked
+    if asked is not None and len(asked) != n:
+        raise ValueError(f"each of {n} samples must be asked for something, got {len(asked)} labels or captions")
     if w and asked is None:
         raise ValueError(f"guidance leans on labels or captions, this run knows none, got w = {w:g}; train mnist-class")
     given, show = model.condition(understands, asked), model.decoder(config, params, frozen)
@@ -144,7 +147,8 @@ def bound(run, x, times=20, v=1.0, seed=0, device=None, n_workers=1, chunk=None)
     if config.first_stage:
         raise ValueError("the bound is of data as they are, this run is of their codes; take a run without")
     if config.kind != "ddpm":
-        raise ValueError(f"the bound is of DDPM runs, this one is {config.kind}; `tinydiff likelihood` takes any")
+        model.check_density(config)
+        raise ValueError(f"the bound is of DDPM runs, this one is {config.kind}; try `tinydiff likelihood`")
     if not (0 <= v <= 1 and times >= 1):
         raise ValueError(f"v must be in [0, 1] and times at least 1, got {v} and {times}")
     chain, guess = config.chain, model.eps_fn(config, device.put(run.state.average))

@@ -50,11 +50,8 @@ def features(params, x, config, t=None):
     """(B, size, size, channels) -> (B, widths[-1]): what the logits are a linear function of."""
     e = time_embedding(params["time"], t, x) if config.embed else None
     for p in params["blocks"]:
-        x = conv(p["conv"], x, stride=2)
-        if config.embed:
-            shift = linear(p["time"], e)
-            x = x + ops.reshape(shift, (shift.shape[0], 1, 1, shift.shape[1]))
-        x = norm(p["norm"], x, config.groups, silu=True)
+        shift = linear(p["time"], e) if config.embed else None
+        x = norm(p["norm"], conv(p["conv"], x, stride=2), config.groups, silu=True, shift=shift)
     return ops.mean(x, axis=(1, 2))
 
 
