@@ -31,7 +31,7 @@ BY_CHANCE = {"character": 1 / 36, "weight": 1 / 2, "slant": 1 / 2, "size": 1 / 2
 BY_CHANCE["all of them"] = np.prod(list(BY_CHANCE.values()))
 
 
-def main(out=".", quick=False, run="runs/glyphs-text", w=2.0):
+def main(out=".", quick=False, run="runs/glyphs-text", w=1.0):
     """A picture in folder `out`; returns rows (name, by chance, measured, standard error)."""
     if not Path(run).exists():
         raise SystemExit(f"no run at {run}; make one: tinydiff train glyphs-text --out {run}")
@@ -53,6 +53,6 @@ if __name__ == "__main__":
     parser.add_argument("--out", default="runs/demos", help="folder for the picture")
     parser.add_argument("--quick", action="store_true", help="fewer pictures, fewer steps")
     parser.add_argument("--run", default="runs/glyphs-text", help="a run that reads")
-    parser.add_argument("--w", type=float, default=2.0, help="how much to lean on the words")
+    parser.add_argument("--w", type=float, default=1.0, help="how much to lean on the words")
     for name, chance, measured, error in main(**vars(parser.parse_args())):
         print(f"{name:<14} by chance {chance:8.5f}   measured {measured:8.5f} ± {error:.5f}")
