@@ -490,6 +490,25 @@ def test_a_run_stopped_in_its_first_stage_goes_on_as_it_says(staged, here, capsy
         assert len((Path("a run") / part / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_first_stage_remembers_the_data_the_seed_and_the_end(staged, here):
+    """Only what is of the second stage has to be said again."""
+    shutil.copytree(staged / "mnist-latent" / "first_stage", "a run/first_stage")
+    again = ["train", "mnist-latent", *STAGED["mnist-latent"], "--batch", 4, "--resume", "--out", "a run"]
+    assert tinydiff_(*again, "--workers", 1) == 0
+    assert the_same(Path("a run"), staged / "mnist-latent")
+
+
+def test_samples_of_a_vae_are_said_to_be_what_they_are(staged, here, capsys):
+    assert tinydiff_("sample", staged / "mnist-vae", "--n", 3, "--out", "x.npz") == 0
+    assert "3 samples of" in (said := capsys.readouterr().out) and said.endswith("decoded draws of p(z)\n")
+
+
+def test_a_file_is_not_drawn_from(here, refused):
+    np.savez("x.npz", x=np.zeros((4, 2), "f4"))
+    refused("evaluate", "x.npz", "--guidance", 2, "--eta", 1, says="--eta and --guidance: for drawing from", status=2)
+    refused("evaluate", "x.npz", "--n", 2, says="--n: for drawing from a run", status=2)
+
+
 def test_a_run_stopped_in_its_second_stage_goes_on_too(staged, here, capsys, interrupt_at, refused):
     """Begun where the first stage is done and nothing else is, as it is if the computer stopped there."""
     shutil.copytree(staged / "mnist-latent" / "first_stage", here / "r" / "first_stage")
@@ -618,16 +637,20 @@ EDITED = ["--sdedit", 0.5, "--image", "a.png"]
         ("sample", "mnist-latent", LED, "this one is of codes"),
         ("sample", "glyphs-text", LED, "this one is of codes"),
         ("sample", "mnist-vae", LED, "this one is vae"),
+        ("sample", "mnist-vae", ["--sampler", "ddim"], "a VAE draws z once and decodes it: leave --sampler"),
+        ("evaluate", "mnist-vae", ["--steps", 3], "a VAE draws z once"),
+        ("evaluate", "glyphs-text", ["--split", "test"], "captions are read off the pictures"),
+        ("elbo", "glyphs-text", ["--n", 2, "--data", "nowhere"], "glyphs are drawn here: --data is"),
         ("sample", "mnist-classifier", [], "is a classifier and draws nothing; give it to --classifier"),
         ("sample", "mnist-classifier", LED, "is a classifier and draws nothing"),
         ("evaluate", "mnist-classifier", ["--n", 4], "is a classifier and draws nothing"),
         ("evaluate", "digits", ["--n", 4, "--classifier", "digits"], "is no classifier but ddpm"),
         ("elbo", "mnist-latent", ["--n", 2], "the bound is of data as they are, this run is of their codes"),
-        ("elbo", "mnist-vae", ["--n", 2], "the bound is of DDPM runs, this one is vae"),
-        ("elbo", "mnist-classifier", ["--n", 2], "the bound is of DDPM runs, this one is classifier"),
+        ("elbo", "mnist-vae", ["--n", 2], "this run is a vae; take another"),
+        ("elbo", "mnist-classifier", ["--n", 2], "this run is a classifier; take another"),
         ("likelihood", "mnist-latent", ["--n", 2], "the data themselves, this run is of codes; take another"),
-        ("likelihood", "mnist-vae", ["--n", 2], "got 'vae'"),
-        ("likelihood", "mnist-classifier", ["--n", 2], "got 'classifier'"),
+        ("likelihood", "mnist-vae", ["--n", 2], "the data themselves, this run is a vae; take"),
+        ("likelihood", "mnist-classifier", ["--n", 2], "the data themselves, this run is a classifier; take"),
         ("edit", "mnist-latent", EDITED, "pictures as they are; this one is ddpm, of codes"),
         ("edit", "mnist-vae", EDITED, "this one is vae"),
         ("edit", "mnist-classifier", EDITED, "this one is classifier"),
