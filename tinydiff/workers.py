@@ -173,7 +173,7 @@ def spread(f, items, n):
             raise
         finally:
             _task = None
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # and wait: its thread would else meet the end of the interpreter
 
 
 _task = None
