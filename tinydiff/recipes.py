@@ -45,16 +45,18 @@ def _autoencoder(about, **process):
     return Recipe(about, network, train.Settings(minutes=3, batch=64, lr=4e-3, average=0.99), **process)
 
 
-def _codes(about, minutes, **process):
-    network = {"kind": "unet", "patch": 1, "widths": [64, 64], "blocks": 1, "embed": 128}
+_OF_CODES = {"patch": 1, "widths": [64, 64], "blocks": 1, "embed": 128}
+
+
+def _codes(about, minutes, network=None, **process):
+    network = network or {"kind": "unet", **_OF_CODES}
     return Recipe(about, network, train.Settings(minutes=minutes, batch=64, lr=2e-3, average=0.998), **process)
 
 
 def _captions(about, minutes, **process):
-    picture = {"patch": 1, "widths": [64, 64], "blocks": 1, "embed": 128, "attention": [7]}
     text = {"vocabulary": len(glyphs.VOCABULARY), "length": glyphs.LONGEST, "width": 64, "depth": 2}
-    network = {"kind": "captioned", "text": text, "unet": picture}
-    return Recipe(about, network, train.Settings(minutes=minutes, batch=64, lr=2e-3, average=0.998), **process)
+    network = {"kind": "captioned", "text": text, "unet": {**_OF_CODES, "attention": [7]}}
+    return _codes(about, minutes, network, **process)
 
 
 def _classifier(about, **process):

@@ -5,13 +5,13 @@ noise come from default_rng([seed, step]), so a resumed run is the same run, and
 """
 import dataclasses
 import math
-import signal
 import time
 from contextlib import contextmanager
 
 from . import optim
 from .tensor import tree
 from .tensor.autodiff import xp_of
+from .workers import signals_to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,9 +137,5 @@ def interrupts():
             raise KeyboardInterrupt
         stop.signal = number
 
-    old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals_to(on_signal):
         yield stop
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

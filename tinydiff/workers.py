@@ -128,15 +128,20 @@ def serve(pipe, make_step, like, vector, gradients):
             pipe.send(_share(step_fn, params, pipe.recv(), gradients))
 
 
-@contextmanager
 def signals_ignored():
     """Ctrl-C reaches every process; the first one heeds it, and wants its step finished."""
-    old = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    return signals_to(signal.SIG_IGN)
+
+
+@contextmanager
+def signals_to(handler):
+    """Within it, Ctrl-C and a request to terminate go to `handler`."""
+    old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        for number, before in old.items():
+            signal.signal(number, before)
 
 
 def _share(step_fn, params, batch, gradients):
