@@ -81,6 +81,19 @@ def test_on_one_vector_and_on_a_tree_it_is_the_same_step():
     assert np.array_equal(tree.pack(moved), packed)
 
 
+@pytest.mark.parametrize("size", [1, optim.SLICE - 1, optim.SLICE, 2 * optim.SLICE + 7])
+def test_slice_by_slice_it_is_the_same_step(size):
+    rng = np.random.default_rng(5)
+    p, g, m, v = np.abs(rng.standard_normal((4, size), "f4"))
+
+    def step(p, g, m, v):
+        moved, state = optim.adam(p, g, {"m": m, "v": v, "step": 3}, 0.01)
+        return moved, state["m"], state["v"]
+
+    for got, wanted in zip(optim.by_slices(step, p, g, m, v), step(p, g, m, v), strict=True):
+        assert got.dtype == np.float32 and np.array_equal(got, wanted)
+
+
 def test_the_average_against_a_loop_by_hand():
     rng = np.random.default_rng(4)
     weights = rng.standard_normal((200, 3))

@@ -3,6 +3,7 @@ import gc
 import inspect
 import sys
 import tracemalloc
+import weakref
 import zlib
 from typing import Any, NamedTuple
 
@@ -579,6 +580,34 @@ def test_memory_does_not_grow_over_a_thousand_steps():
         gc.enable()
     assert cycles == 0
     assert grown < 50_000  # half are NumPy's own caches; one 8 x 4 array kept at each step would be 256,000
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x, p: x + p,
+        lambda x, p: x - p,
+        lambda x, p: p - x,
+        lambda x, p: ops.sum(x) + p,
+        lambda x, p: x[:1] + p,
+        lambda x, p: ops.take(x, [0]) + p,
+        lambda x, p: ops.concatenate([x, p]),
+    ],
+)
+def test_what_the_way_back_does_not_need_is_let_go(f):
+    """A sum of two needs their shapes alone: an array that nothing else wants is freed while the tape is being made."""
+    seen = []
+
+    def loss(p):
+        x = p + 1.0
+        seen.append(weakref.ref(autodiff.value(x)))
+        y = f(x, p)
+        del x
+        seen.append(seen[0]() is None)
+        return ops.sum(y)
+
+    grad(loss)(ones(3))
+    assert seen[1]
 
 
 # The definitions, as loops

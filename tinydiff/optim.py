@@ -4,8 +4,12 @@ A vector is a tree too, of one leaf: the training loop packs its parameters into
 """
 import math
 
+import numpy as np
+
 from .tensor import tree
 from .tensor.autodiff import xp_of
+
+SLICE = 32_000  # numbers: what a step makes of so many stays in the cache
 
 
 def adam_init(params):
@@ -42,6 +46,19 @@ def ema(average, params, step, decay):
     """
     d = min(decay, (1 + step) / (10 + step))
     return tree.map(lambda a, p: d * a + (1 - d) * p, average, params)
+
+
+def by_slices(f, *vectors):
+    """f(*vectors): vectors, made number by number of vectors, a slice of them at a time; on a GPU all at once."""
+    if xp_of(vectors[0]) is not np:
+        return f(*vectors)
+    size, made = len(vectors[0]), None
+    for i in range(0, size, SLICE):
+        some = f(*[vector[i : i + SLICE] for vector in vectors])
+        made = made or [np.empty(size, part.dtype) for part in some]
+        for whole, part in zip(made, some, strict=True):
+            whole[i : i + SLICE] = part
+    return made
 
 
 def global_norm(grads):

@@ -4,6 +4,7 @@ A step is a pure function of (state, batch). A batch is a function of the step's
 noise come from default_rng([seed, step]), so a resumed run is the same run, and no generator has to be saved.
 """
 import dataclasses
+import functools
 import math
 import time
 from contextlib import contextmanager
@@ -96,23 +97,36 @@ def train(step_fn, batches, state, settings):
     """
     began = time.perf_counter() - state.seconds
     while (done := progress(settings, state)) < 1:
-        batch = batches(state.step)
-        loss, grads = step_fn(state.params, batch)
-        gradient = tree.pack(grads)
-        loss, norm = float(loss), optim.global_norm(gradient)
         lr = optim.learning_rate(settings.lr, state.step, settings.warmup, done)
-        gradient = optim.clip(gradient, norm, settings.clip)
-        vector, moments = optim.adam(tree.pack(state.params), gradient, state.moments, lr)
-        params = tree.unpack(vector, state.params)
-        if not all(map(math.isfinite, (loss, norm, optim.global_norm(vector)))):
-            in_order = {"batch": batch, "weight": state.params, "gradient": grads, "new weight": params}
-            raise FloatingPointError(
-                f"step {state.step + 1} has the loss {loss:g} and a gradient of length {norm:g}; the first tensor that "
-                f"is not finite: {first_not_finite(in_order)}; train anew with a smaller --lr"
-            )
-        average = optim.ema(tree.pack(state.average), vector, state.step, settings.average)
-        state = State(params, tree.unpack(average, params), moments, time.perf_counter() - began)
+        state, loss, norm = _step(step_fn, batches(state.step), state, settings, lr)
+        state = dataclasses.replace(state, seconds=time.perf_counter() - began)
         yield state, Report(state.step, loss, norm, lr, state.seconds, progress(settings, state))
+
+
+def _step(step_fn, batch, state, settings, lr):
+    """(state, loss, gradient norm): a function of its own, so that what it leaves behind is gone before the next."""
+    loss, grads = step_fn(state.params, batch)
+    gradient = tree.pack(grads)
+    loss, norm = float(loss), optim.global_norm(gradient)
+    update = functools.partial(_update, settings, state.step, lr, norm)
+    vectors = tree.pack(state.params), tree.pack(state.average), state.moments["m"], state.moments["v"]
+    vector, average, m, v = optim.by_slices(update, gradient, *vectors)
+    params = tree.unpack(vector, state.params)
+    if not all(map(math.isfinite, (loss, norm, optim.global_norm(vector)))):
+        in_order = {"batch": batch, "weight": state.params, "gradient": grads, "new weight": params}
+        raise FloatingPointError(
+            f"step {state.step + 1} has the loss {loss:g} and a gradient of length {norm:g}; the first tensor that "
+            f"is not finite: {first_not_finite(in_order)}; train anew with a smaller --lr"
+        )
+    moments = {"m": m, "v": v, "step": state.step + 1}
+    return State(params, tree.unpack(average, params), moments), loss, norm
+
+
+def _update(settings, step, lr, norm, gradient, params, average, m, v):
+    """(params, average, m, v) after a step: each number by its own gradient, and the length of all."""
+    gradient = optim.clip(gradient, norm, settings.clip)
+    params, moments = optim.adam(params, gradient, {"m": m, "v": v, "step": step}, lr)
+    return params, optim.ema(average, params, step, settings.average), moments["m"], moments["v"]
 
 
 def first_not_finite(trees):

@@ -83,11 +83,11 @@ class Workers:
         for pipe, share in zip(self.pipes, shares[1:], strict=True):
             _talk(pipe.send, share)
         loss, grads = self.step_fn(params, shares[0])
+        mean = weights[0] * tree.pack(grads)
         losses = [float(loss), *(_talk(pipe.recv) for pipe in self.pipes)]
         for problem in losses:
             if isinstance(problem, str):
                 raise ChildProcessError(f"a worker process failed: {problem}")
-        mean = weights[0] * tree.pack(grads)
         for w, g in zip(weights[1:], self.gradients, strict=True):
             mean += w * g
         return math.fsum(w * x for w, x in zip(weights, losses, strict=True)), tree.unpack(mean, grads)

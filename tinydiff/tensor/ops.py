@@ -6,6 +6,7 @@ a primitive follows its arguments. float32 stays float32, for Python's own numbe
 
 Law: every entry is checked against finite differences by tests/test_tensor.py.
 """
+import functools
 import math
 
 import numpy as np
@@ -61,16 +62,15 @@ def power(x, p):
     return x**p
 
 
-defvjp(
-    add,
-    lambda ans, x, y: lambda g: unbroadcast(g, _shape(x)),
-    lambda ans, x, y: lambda g: unbroadcast(g, _shape(y)),
-)
-defvjp(
-    subtract,
-    lambda ans, x, y: lambda g: unbroadcast(g, _shape(x)),
-    lambda ans, x, y: lambda g: unbroadcast(-g, _shape(y)),
-)
+# What a vjp mentions is kept until the way back. Where that is a shape alone, it is a shape that is mentioned.
+
+
+def _back_to(shape, f=lambda g: g):
+    return lambda g: unbroadcast(f(g), shape)
+
+
+defvjp(add, lambda ans, x, y: _back_to(_shape(x)), lambda ans, x, y: _back_to(_shape(y)))
+defvjp(subtract, lambda ans, x, y: _back_to(_shape(x)), lambda ans, x, y: _back_to(_shape(y), negative))
 defvjp(
     multiply,
     lambda ans, x, y: lambda g: unbroadcast(g * y, _shape(x)),
@@ -236,7 +236,12 @@ def max(x, axis=None, keepdims=False):
     return xp_of(x).max(x, axis=axis, keepdims=keepdims)
 
 
-defvjp(sum, lambda ans, x, axis=None, keepdims=False: lambda g: broadcast_to(reshape(g, _keep(x, axis)), x.shape))
+def _sum_vjp(ans, x, axis=None, keepdims=False):
+    shape, kept = x.shape, _keep(x, axis)
+    return lambda g: broadcast_to(reshape(g, kept), shape)
+
+
+defvjp(sum, _sum_vjp)
 
 
 def _max_vjp(ans, x, axis=None, keepdims=False):
@@ -334,9 +339,9 @@ def _concatenate_vjp(argnums, ans, args, kwargs):
 defvjp(reshape, lambda ans, x, shape: lambda g: reshape(g, x.shape))
 defvjp(transpose, lambda ans, x, axes=None: lambda g: transpose(g, axes and _inverse(_axes(axes, x.ndim))))
 defvjp(broadcast_to, lambda ans, x, shape: lambda g: unbroadcast(g, x.shape))
-defvjp(getitem, lambda ans, x, index: lambda g: _put(g, index, x.shape))
+defvjp(getitem, lambda ans, x, index: functools.partial(_put, index=index, shape=x.shape))
 defvjp(_put, lambda ans, g, index, shape: lambda h: getitem(h, index))
-defvjp(take, lambda ans, x, indices, axis=0: lambda g: _scatter(g, indices, axis, x.shape))
+defvjp(take, lambda ans, x, indices, axis=0: functools.partial(_scatter, indices=indices, axis=axis, shape=x.shape))
 defvjp(_scatter, lambda ans, g, indices, axis, shape: lambda h: take(h, indices, axis))
 defvjp_argnums(_concatenate, _concatenate_vjp)
 

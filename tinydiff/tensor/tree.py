@@ -77,11 +77,14 @@ def _packed(flat):
 
 def unpack(vector, like):
     """The inverse of `pack`: the tree that has the structure of `like`, whose leaves are views of the vector."""
-    views, start = {}, 0
-    for path, leaf in flatten(like).items():
-        views[path] = vector[start : start + leaf.size].reshape(leaf.shape)
+    start = 0
+
+    def view(leaf):
+        nonlocal start
         start += leaf.size
-    return unflatten(views)
+        return vector[start - leaf.size : start].reshape(leaf.shape)
+
+    return map(view, like)
 
 
 def leaves(tree):
