@@ -922,6 +922,7 @@ DAMAGES = {
     "bad setting": (reworded(lambda words: words["config"]["settings"].update(lr=-1)), "lr must be more than 0"),
     "unknown network": (reworded(lambda words: words["config"]["network"].update(kind="x")), "description is damaged"),
     "unknown schedule": (reworded(lambda words: words["config"].update(schedule="x")), "unknown schedule 'x'"),
+    "noise of one number": (reworded(lambda words: words["config"].update(noise=[1.0, 2.0])), "description is damaged"),
     "unknown points": (reworded(lambda words: words["config"]["data"].update(name="x")), "description is damaged"),
     "a process without kind": (reworded(lambda words: words["config"].update(process={})), "description is damaged"),
     "a process of a word": (reworded(lambda words: words["config"].update(process="vp")), "description is damaged"),

@@ -43,6 +43,7 @@ OF_A_RUN = {
     "15_between_two_digits": ["15_between_two_digits"],
     "16_what_a_code_knows": ["16_between", "16_codes", "16_noise"],
     "17_word_by_word": ["17_word_by_word"],
+    "18_when_it_is_decided": ["18_there_and_back", "18_when"],
 }
 BOUND = 6.5
 
@@ -223,6 +224,13 @@ def test_who_has_not_learned_to_read_draws_what_was_said_by_chance(of_bars):
     rows = of_bars("17_word_by_word")
     assert list(rows) == ["character", "weight", "slant", "size", "place", "all of them"]
     assert rows["all of them"][0] == pytest.approx(1 / 2592) and rows["all of them"][1] < 0.2
+
+
+def test_what_is_remembered_is_lost_to_noise(of_bars):
+    """Bright columns are told apart in little noise; in much, the other 24 of a label are left, of 199 bars."""
+    rows = of_bars("18_when_it_is_decided")
+    assert rows["noise 0.3: still the digit it was"][0] == pytest.approx(1)
+    assert rows["noise 16: still the digit it was"][0] == pytest.approx(24 / 199, abs=0.05)
 
 
 @pytest.mark.parametrize("name, says", [("16_what_a_code_knows", "no run of codes"), ("17_word_by_word", "not read")])

@@ -6,6 +6,7 @@ example without noise and one for each number drawn give the mean and variance o
 import dataclasses
 import math
 import tracemalloc
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -210,12 +211,23 @@ def test_numbers_that_make_no_process_are_refused(process, says):
 def test_times_to_train_at_are_those_of_the_process(kind):
     config = config_of(kind)
     path, low = model.process(config)
-    t = objective.draw_times(config, np.random.default_rng(0), 20_000)
+    t = objective.times(config)(np.random.default_rng(0), 20_000)
     assert t.shape == (20_000,) and low <= t.min() and t.max() <= path.end
     if kind == "ncsn":
         assert np.array_equal(np.unique(t), np.sort(model.ladder(config)))  # a thousand times each, evenly
     else:
         assert t.min() < low + 0.02 * path.end and t.max() > 0.98 * path.end
+
+
+def test_times_to_train_at_are_as_noisy_as_the_config_wants():
+    """ln σ_t is below mean + k std as often as a normal number is below k, to one draw in 20,000, for they are even."""
+    config = dataclasses.replace(config_of("ddpm"), noise=(0.65, 0.5, 0.0), schedule="cosine", T=1000)
+    t = objective.times(config)(np.random.default_rng(0), 20_000)
+    ln_sigma = -0.5 * np.log(config.chain.snr)
+    for k in (-2, -1, 0, 1, 2):
+        last = np.searchsorted(ln_sigma, 0.65 + k * 0.5, side="right") - 1
+        wanted = NormalDist(0.65, 0.5).cdf(ln_sigma[last])
+        assert abs((t <= last).sum() - 20_000 * wanted) <= 1
 
 
 @pytest.mark.parametrize("kind", ["ncsn", "vp", "subvp", "ve"])

@@ -453,6 +453,8 @@ def _info(options):
         print(f"process    {json.dumps(config.process)}{chain}")
     else:
         print(f"guesses    {config.target}, weighting {config.weighting}, {config.schedule} schedule, T = {config.T}")
+        log_normal = "ln sigma ~ N({}, {}^2), but for a share {} of all t alike"
+        print(f"noise      {log_normal.format(*config.noise) if config.noise else 'all t alike'}")
     print(f"network    {json.dumps(config.network)}")
     if config.first_stage:
         network, scale = json.dumps(config.first_stage["network"]), config.first_stage["scale"]

@@ -151,7 +151,7 @@ def terms(reverse_fn, schedule, x0, times, rng, decoder=decoder_log_prob):
 
     One call of the model for each t, and no more than a batch in memory.
     Source : Ho et al. 2020, arXiv:2006.11239, eq. (5); the error of x̂_0: section 4.3.
-    times  : an int, or (B,) ints, one an example, each time: range(T, 0, -1) for the whole sum, or `draw_times`.
+    times  : an int, or (B,) ints, one an example, each time: range(T, 0, -1) for the whole sum, or drawn.
     rng    : a generator of x0's device, for the noise. decoder: see `reconstruction`.
     """
     for t in times:
@@ -231,16 +231,6 @@ def rate_distortion(prior, nats, error, shape):
 
 
 # Drawn times
-
-
-def draw_times(rng, p, n):
-    """n times, each t with probability p_t, one from each of n equal parts of p's mass, in random order.
-
-    Source : Kingma et al. 2021, arXiv:2107.00630, appendix I.1 (low-discrepancy sampler), through the inverse of Σ p.
-    p      : (T+1,), p_0 = 0; rng: a NumPy generator. Returns int64.
-    """
-    u = loss.even_uniforms(rng, n)
-    return np.minimum(np.searchsorted(np.cumsum(p), u, side="right"), len(p) - 1)
 
 
 def importance(schedule, seen, least=10):

@@ -4,6 +4,9 @@ A network may guess the noise ε, the clean data x_0, v between them, or the pos
 gives the others (forward.py), so the choice is one of weighting: a squared error in ε is SNR_t times that in x_0, one
 in v is SNR_t + 1 times it, one in μ̃ the square of x_0's factor in it.
 """
+import math
+from statistics import NormalDist
+
 import numpy as np
 
 from . import forward
@@ -114,3 +117,33 @@ def draw_times(rng, batch, T):
     Returns: int64.
     """
     return np.minimum(np.floor(even_uniforms(rng, batch) * T).astype(np.int64) + 1, T)
+
+
+def draw_likely_times(rng, batch, p):
+    """(batch,) times, each t with probability p_t, one from each of `batch` equal parts of p's mass, in random order.
+
+    Source : Kingma et al. 2021, arXiv:2107.00630, appendix I.1 (low-discrepancy sampler), through the inverse of Σ p.
+    p      : (T+1,), p_0 = 0; rng: a NumPy generator. Returns int64.
+    """
+    u = even_uniforms(rng, batch)
+    return np.minimum(np.searchsorted(np.cumsum(p), u, side="right"), len(p) - 1)
+
+
+def log_normal_times(schedule, mean, std, even=0.0):
+    """p_t, (T+1,), of times whose noise σ_t = √(1-ᾱ_t) / √ᾱ_t is log-normal, but for a share `even` of all alike.
+
+        p_t = (1-even) [Φ((ln σ_t - mean) / std) - Φ((ln σ_{t-1} - mean) / std)] + even / T,     p_T takes what is left
+
+    It is the first t as noisy as a σ drawn from ln σ ~ N(mean, std²). L_simple at such times is L_simple weighted by
+    T p_t: the network learns most where noise is near e^mean.
+    Source : Karras et al. 2022, arXiv:2206.00364, table 1 (noise distribution; there σ is real, mean -1.2, std 1.2).
+    Raises : ValueError unless std is more than 0, and even in [0, 1].
+    """
+    if not (0 < std < math.inf and math.isfinite(mean) and 0 <= even <= 1):
+        wanted = "a finite mean, a std more than 0 and a share even in [0, 1]"
+        raise ValueError(f"log-normal noise wants {wanted}, got {mean}, {std} and {even}")
+    ln_sigma = -0.5 * np.log(schedule.snr[1:-1])
+    below = [NormalDist(mean, std).cdf(level) for level in ln_sigma]
+    p = (1 - even) * np.diff(below, prepend=[0, 0], append=1)
+    p[1:] += even / schedule.T
+    return p

@@ -79,15 +79,21 @@ def _classifier(config):
 LOSSES = {"ddpm": _ddpm, "ncsn": _ncsn, "vae": _vae, "classifier": _classifier}
 
 
-def draw_times(config, rng, n):
-    """(n,) times to train at: whole ones, rungs of the ladder, or real ones, each as likely as the others."""
+def times(config):
+    """(rng, n) -> (n,) times to train at: whole ones, rungs of the ladder, or real ones.
+
+    Each is as likely as the others, unless the Config says how noise is spread.
+    """
     if config.kind in ("ddpm", "classifier"):
-        return loss.draw_times(rng, n, config.T)
+        if config.noise is None:
+            return lambda rng, n: loss.draw_times(rng, n, config.T)
+        p = loss.log_normal_times(config.chain, *config.noise)
+        return lambda rng, n: loss.draw_likely_times(rng, n, p)
     if config.kind == "ncsn":
         rungs = model.ladder(config)
-        return rungs[loss.draw_times(rng, n, len(rungs)) - 1]
+        return lambda rng, n: rungs[loss.draw_times(rng, n, len(rungs)) - 1]
     path, low = model.process(config)
-    return low + (path.end - low) * loss.even_uniforms(rng, n)
+    return lambda rng, n: low + (path.end - low) * loss.even_uniforms(rng, n)
 
 
 def batches(config, x, device, asked=None):
@@ -98,14 +104,15 @@ def batches(config, x, device, asked=None):
     """
     seed, size = config.settings["seed"], config.settings["batch"]
     given, hides = model.condition(config, asked), config.kind != "classifier"
+    draw_times = None if config.kind == "vae" else times(config)
 
     def batch(step):
         rng = np.random.default_rng([seed, BATCH, step])
         rows = rng.integers(0, len(x), size)
         eps = np.random.default_rng([seed, NOISE, step]).standard_normal((size, *config.z_shape), "f4")
         drawn = {"x0": device.put(x[rows]), "eps": device.put(eps)}
-        if config.kind != "vae":
-            drawn["t"] = draw_times(config, rng, size)
+        if draw_times:
+            drawn["t"] = draw_times(rng, size)
         if given is None:
             return drawn
         hidden = rng.random(size) < (DROPPED if hides else 0)

@@ -174,7 +174,7 @@ def bound(run, x, times=20, v=1.0, seed=0, device=None, n_workers=1, chunk=None)
     first = loss.draw_times(rng, rows * len(x), config.T).reshape(rows, len(x))  # drawn together: none is left out
     pilot = seen(first, 1, "which times matter")
     p = elbo.importance(chain, pilot, least=1)
-    found = seen(np.array([elbo.draw_times(rng, p, len(x)) for _ in range(times)]), 2, "the bound")
+    found = seen(np.array([loss.draw_likely_times(rng, len(x), p) for _ in range(times)]), 2, "the bound")
     by_t, error, _ = elbo.averages(chain, pilot + found)
     return Bound(elbo.estimate(chain, x, found, p), elbo.prior_kl(chain, x), by_t, error)
 

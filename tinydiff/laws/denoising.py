@@ -1,5 +1,6 @@
 """Exact denoisers, and the losses that a network learns one by."""
 import math
+from statistics import NormalDist
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from .. import schedule as schedules
 from ..tensor import autodiff, ops
 from .domains import (
     Batches,
+    Costs,
     Earlier,
     GentleSchedule,
     Kind,
@@ -164,3 +166,43 @@ def every_time_is_as_likely(batches: Batches, T: Batches, seed: Batches):
     """A batch of k T times holds each of 1..T exactly k times."""
     times = loss.draw_times(np.random.default_rng(seed), batches * T, T)
     return np.bincount(times, minlength=T + 1), np.array([0] + [batches] * T)
+
+
+class Dealt:
+    """A generator that draws this permutation, and the same number of [0, 1) for each."""
+
+    def __init__(self, order, u=0.5):
+        self.order, self.u = np.array(order), u
+
+    def permutation(self, n):
+        return self.order
+
+    def random(self, n):
+        return np.full(n, self.u)
+
+
+@law("VDM appendix I", of=[loss.draw_likely_times], tol=0.0)
+def times_cover_their_probabilities(costs: Costs, seed: Batches):
+    """n draws hold t just n p_t times, where these are whole numbers; where p_t = 0, t never comes."""
+    counts = np.concatenate([[0], np.floor(5 * costs[0]).astype(int), [1]])
+    p, n = counts / counts.sum(), counts.sum()
+    draws = loss.draw_likely_times(np.random.default_rng(seed), n, p)
+    first = loss.draw_likely_times(Dealt([0], 0), 1, p)[0]
+    return (np.bincount(draws, minlength=len(counts)), first), (counts, np.flatnonzero(counts)[0])
+
+
+@law("Karras et al. table 1", of=[loss.log_normal_times], tol=0.0)
+def drawn_noise_is_log_normal(schedule: Schedule, mean: Number, std: Variance, u: Unit):
+    """The time drawn for u is the first as noisy as σ = exp(mean + std Φ⁻¹(u)), and T where none is."""
+    p, u = loss.log_normal_times(schedule, mean, std), 0.001 + 0.997 * u
+    sigma = math.exp(mean + std * NormalDist().inv_cdf(u))
+    noisy = schedule.noise_scale[1:] / schedule.signal_scale[1:] >= sigma
+    wanted = 1 + noisy.argmax() if noisy.any() else schedule.T
+    return (loss.draw_likely_times(Dealt([0], u), 1, p)[0], p[0], len(p)), (wanted, 0.0, schedule.T + 1)
+
+
+@law("Karras et al. table 1", of=[loss.log_normal_times])
+def a_share_of_the_times_is_even(schedule: Schedule, mean: Number, std: Variance, even: Unit):
+    """p is what the share leaves of the log-normal times, and the same for every t."""
+    p, noisy = (loss.log_normal_times(schedule, mean, std, share) for share in (even, 0.0))
+    return (p[0], p[1:], p.sum()), (0.0, (1 - even) * noisy[1:] + even / schedule.T, 1.0)

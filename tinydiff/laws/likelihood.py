@@ -8,11 +8,11 @@ import math
 
 import numpy as np
 
-from .. import elbo, forward, gaussian, oracle, sampler
+from .. import elbo, forward, gaussian, loss, oracle, sampler
 from .. import schedule as schedules
 from ..tensor import autodiff
+from .denoising import Dealt
 from .domains import (
-    Batches,
     Chain,
     Costs,
     Flag,
@@ -397,36 +397,14 @@ def dear_times_are_drawn_more_often(costs: Costs, few: Flag):
     return (p[1:], p[0], p.sum()), (0.999 * size / size.sum() + 0.001 / 5, 0.0, 1.0)
 
 
-class _Dealt:
-    """A generator that draws this permutation, and the same number of [0, 1) for each."""
-
-    def __init__(self, order, u=0.5):
-        self.order, self.u = np.array(order), u
-
-    def permutation(self, n):
-        return self.order
-
-    def random(self, n):
-        return np.full(n, self.u)
-
-
-@law("VDM appendix I", of=[elbo.draw_times], tol=0.0)
-def times_cover_their_probabilities(costs: Costs, seed: Batches):
-    """n draws hold t just n p_t times, where these are whole numbers; where p_t = 0, t never comes."""
-    counts = np.concatenate([[0], np.floor(5 * costs[0]).astype(int), [1]])
-    p = counts / counts.sum()
-    draws, first = elbo.draw_times(np.random.default_rng(seed), p, counts.sum()), elbo.draw_times(_Dealt([0], 0), p, 1)
-    return (np.bincount(draws, minlength=len(counts)), first[0]), (counts, np.flatnonzero(counts)[0])
-
-
-@law("VDM appendix I; DDPM (5)", of=[elbo.draw_times, elbo.estimate])
+@law("VDM appendix I; DDPM (5)", of=[loss.draw_likely_times, elbo.estimate])
 def stratified_estimates_are_unbiased(costs: Costs, x0: Number):
     """Each example's estimate, averaged over all 120 ways to deal the five times to five examples, is its bound."""
     chain, data, costs = schedules.Schedule([0.3] * 5), np.full((5, 1), x0), costs[:5]
     p, rows = np.append(0.0, np.full(5, 0.2)), np.arange(5)
     estimates = []
     for order in itertools.permutations(range(5)):
-        t = elbo.draw_times(_Dealt(order), p, 5)
+        t = loss.draw_likely_times(Dealt(order), 5, p)
         nats = costs[rows, t - 1]
         estimates.append(elbo.estimate(chain, data, [(t, nats, nats)]))
     return np.mean(estimates, axis=0), elbo.prior_kl(chain, data) + costs.sum(1), 20.0
