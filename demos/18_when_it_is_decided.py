@@ -1,14 +1,15 @@
 """When is it decided which digit it will be? Noise real ones, walk back, and see which still are what they were.
 
 With little noise they all are; from pure noise one in ten is, by chance. In between lies the stretch of the chain on
-which the digit is chosen, and it is short. A model that remembers its data and draws from them without a fault would
-come back from x_t to x_k with the probability
+which the digit is chosen, and it is short. A model that remembers all other digits and draws from them without a fault
+comes back from x_t to x_k with the probability
 
     r_k ∝ exp(-‖x_t - √ᾱ_t x_k‖² / 2(1-ᾱ_t))
 
-so it keeps the digit as often as the r_k of that label add up to, x_0 itself left out: that is the prediction. What
-goes wrong on this stretch, and while the strokes are drawn that follow from it, no later step mends. So it is there
-that the recipe of digits trains most: the noise of its times is log-normal.
+so it keeps the digit as often as the r_k of that label add up to: that is the prediction. (The run was trained on the
+very digit too. One that remembered it would do better.) What goes wrong on this stretch, and while the strokes are
+drawn that follow from it, no later step mends. So it is there that the recipe of digits trains most: the noise of its
+times is log-normal.
 
 It wants a trained run, and takes a minute or two.
 
@@ -23,9 +24,10 @@ from pathlib import Path
 import numpy as np
 
 from tinydiff import editing, evaluate, forward, loss, model, plot, recipes, runs
+from tinydiff.forward import coef
 from tinydiff.workers import one_thread
 
-SIGMAS = 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 8.0, 16.0
+SIGMAS = 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 8.0, 16.0  # noise over signal
 
 
 def main(out=".", quick=False, run="runs/mnist"):
@@ -33,57 +35,52 @@ def main(out=".", quick=False, run="runs/mnist"):
     if not Path(run).exists():
         raise SystemExit(f"no run at {run}; make one: tinydiff train mnist --out {run}")
     run, out, n = runs.load(run), Path(out), 40 if quick else 300
+    if run.config.kind != "ddpm" or not run.config.in_pixels:
+        raise SystemExit(f"the run in {run.folder} is no DDPM of pictures; make one: tinydiff train mnist")
     (x, labels), chain = recipes.load(run.config.data), run.config.chain
     judge = evaluate.train_judge(x, labels, steps=20 if quick else 1000)
-    _, unseen = evaluate.shares(len(x))
-    chosen = unseen[:n]
+    chosen = evaluate.shares(len(x))[1][:n]  # the judge has not seen them
     eps_hat, steps = model.eps_fn(run.config, run.state.average), min(50, chain.T)
-    was, rows, table = read(judge, x[chosen]), [], []
-    for sigma in SIGMAS:
-        t = first_time(chain, sigma)
+    times = np.unique([min(1 + int(np.searchsorted(chain.snr[1:] ** -0.5, sigma)), chain.T) for sigma in SIGMAS])
+    sigmas, rows, table = chain.snr[times] ** -0.5, [], [x[chosen]]
+    for t, sigma in zip(times, sigmas, strict=True):
         rng = np.random.default_rng(t)
+        kept = remembered(chain, t, x, labels, chosen, rng)
         with one_thread():
             (back,) = deque(editing.sdedit(eps_hat, chain, x[chosen], t / chain.T, rng, steps), maxlen=1)
-        same = read(judge, back) == was
-        kept = remembered(chain, t, x, labels, chosen, np.random.default_rng(t))
-        error = max(same.std() / np.sqrt(n), 1 / n)
-        rows.append((f"noise {sigma:g}: still the digit it was", kept.mean(), same.mean(), error))
+        same = evaluate.ask(judge, back)[0].argmax(1) == labels[chosen]
+        error = max(same.std(), n**-0.5) / n**0.5
+        rows.append((f"noise {sigma:.2g}: still the digit it was", kept.mean(), same.mean(), error))
         table.append(back)
-    shown = [np.flatnonzero(labels[chosen] == k)[0] for k in np.unique(labels[chosen])]
-    names = ["the digit", *(f"from noise {sigma:g}" for sigma in SIGMAS)]
-    plot.image_table([some[shown] for some in (x[chosen], *table)], names, out / "18_there_and_back.png",
+    shown = np.unique(labels[chosen], return_index=True)[1]
+    names = ["the digit", *(f"from noise {sigma:.2g}" for sigma in sigmas)]
+    plot.image_table([some[shown] for some in table], names, out / "18_there_and_back.png",
                      "Noised and drawn again: the more noise, the less is left of what it was")
-    curves = {"drawn again by the run": (SIGMAS, [row[2] for row in rows]),
-              "by remembering the others": (SIGMAS, [row[1] for row in rows])}
-    if run.config.noise:
-        density = loss.log_normal_times(chain, *run.config.noise)[2:-1] / np.diff(-0.5 * np.log(chain.snr[1:-1]))
-        sigma = chain.snr[2:-1] ** -0.5
-        some = (sigma > SIGMAS[0]) & (sigma < SIGMAS[-1])
-        curves["how often it is trained at"] = sigma[some], (density / density.max())[some]
+    curves = {"drawn again by the run": (sigmas, [row[2] for row in rows]),
+              "by remembering the others": (sigmas, [row[1] for row in rows]), **trained_at(run.config, sigmas)}
     plot.lines(curves, out / "18_when.png", "Where it is decided which digit it will be", "σ, noise over signal",
                "share that is still the same digit", logx=True)
     return rows
-
-
-def first_time(chain, sigma):
-    """The first t with as much noise over signal, T if none has."""
-    return min(1 + int(np.searchsorted(chain.snr[1:] ** -0.5, sigma)), chain.T)
-
-
-def read(judge, digits):
-    """What the judge takes them for, (n,)."""
-    p, _ = evaluate.ask(judge, digits)
-    return p.argmax(1)
 
 
 def remembered(chain, t, x, labels, chosen, rng):
     """The sum of r_k over digits k of the same label, for a noised version of each chosen one; (n,)."""
     points, ab = x.reshape(len(x), -1), chain.alpha_bar[t]
     x_t = forward.q_sample(chain, points[chosen], t, rng.standard_normal((len(chosen), points.shape[1]), "f4"))
-    log_r = (np.sqrt(ab) * x_t @ points.T - ab / 2 * (points**2).sum(1)) / (1 - ab)
+    log_r = coef(np.sqrt(ab) / (1 - ab), x_t) * x_t @ points.T - coef(ab / (1 - ab) / 2, x_t) * (points**2).sum(1)
     log_r[np.arange(len(chosen)), chosen] = -np.inf
     r = np.exp(log_r - log_r.max(1, keepdims=True))
     return (r * (labels == labels[chosen, None])).sum(1) / r.sum(1)
+
+
+def trained_at(config, sigmas):
+    """The density of ln σ at the times that the run was trained at, of its largest, between these σ."""
+    ln_sigma = -0.5 * np.log(config.chain.snr[1:])
+    some = np.flatnonzero((ln_sigma > np.log(sigmas[0])) & (ln_sigma < np.log(sigmas[-1])))
+    if config.ln_sigma is None or len(some) < 3:
+        return {}
+    density = loss.log_normal_noise(config.chain, *config.ln_sigma)[1 + some] / np.diff(ln_sigma)[some - 1]
+    return {"how often it is trained at": (np.exp(ln_sigma[some]), density / density.max())}
 
 
 if __name__ == "__main__":

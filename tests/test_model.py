@@ -220,8 +220,8 @@ def test_times_to_train_at_are_those_of_the_process(kind):
 
 
 def test_times_to_train_at_are_as_noisy_as_the_config_wants():
-    """ln σ_t is below mean + k std as often as a normal number is below k, to one draw in 20,000, for they are even."""
-    config = dataclasses.replace(config_of("ddpm"), noise=(0.65, 0.5, 0.0), schedule="cosine", T=1000)
+    """As often as a normal ln σ is, σ_t is below some σ_s, to one draw in 20,000: they are spread evenly."""
+    config = dataclasses.replace(config_of("ddpm"), ln_sigma=(0.65, 0.5, 0.0), schedule="cosine", T=1000)
     t = objective.times(config)(np.random.default_rng(0), 20_000)
     ln_sigma = -0.5 * np.log(config.chain.snr)
     for k in (-2, -1, 0, 1, 2):

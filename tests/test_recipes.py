@@ -96,7 +96,7 @@ def any_run(config, frozen=None):
 
 def test_another_target_is_learned_at_all_times_alike():
     own, other = (recipes.configure("glyphs", steps=1, target=target)[0] for target in (None, "v"))
-    assert own.target == "x0" and own.noise and other.target == "v" and other.noise is None
+    assert own.target == "x0" and own.ln_sigma and other.target == "v" and other.ln_sigma is None
 
 
 @pytest.mark.parametrize("target", ["eps", "v"])

@@ -592,6 +592,12 @@ def test_memory_does_not_grow_over_a_thousand_steps():
         lambda x, p: x[:1] + p,
         lambda x, p: ops.take(x, [0]) + p,
         lambda x, p: ops.concatenate([x, p]),
+        lambda x, p: x * 2.0 + p,
+        lambda x, p: x / 2.0 + p,
+        lambda x, p: 2.0 / (2.0 * x) + p,
+        lambda x, p: ops.matmul(ops.broadcast_to(x, (3, 3)), np.eye(3)) + p,
+        lambda x, p: ops.reshape(x * 2.0, (3, 1)) + p,
+        lambda x, p: ops.transpose(x * 2.0) + p,
     ],
 )
 def test_what_the_way_back_does_not_need_is_let_go(f):

@@ -453,8 +453,8 @@ def _info(options):
         print(f"process    {json.dumps(config.process)}{chain}")
     else:
         print(f"guesses    {config.target}, weighting {config.weighting}, {config.schedule} schedule, T = {config.T}")
-        log_normal = "ln sigma ~ N({}, {}^2), but for a share {} of all t alike"
-        print(f"noise      {log_normal.format(*config.noise) if config.noise else 'all t alike'}")
+        log_normal = "ln sigma ~ N({}, {}^2), but for a share {} uniform in t"
+        print(f"noise      {log_normal.format(*config.ln_sigma) if config.ln_sigma else 'uniform in t'}")
     print(f"network    {json.dumps(config.network)}")
     if config.first_stage:
         network, scale = json.dumps(config.first_stage["network"]), config.first_stage["scale"]
@@ -499,7 +499,7 @@ def _parser():
     sub.add_argument("--lr", type=_positive, help="peak learning rate")
     sub.add_argument("--schedule", help="linear, cosine, quadratic or constant")
     sub.add_argument("--T", type=int, help="steps of the forward process (default: 1000)")
-    sub.add_argument("--target", help="what the network guesses: eps, x0, v or mu (default: eps; x0 for pictures)")
+    sub.add_argument("--target", help="what the network guesses, at all t alike: eps, x0, v or mu (default: the recipe's)")
     sub.add_argument("--process", help="of the recipe sde: vp, subvp or ve (default: vp)")
     sub.add_argument("--data", metavar="PATH", help="folder of IDX files or of pictures, or a .npy array")
     sub.add_argument("--split", choices=("train", "test"), help="which IDX files (default: train)")

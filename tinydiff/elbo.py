@@ -151,7 +151,8 @@ def terms(reverse_fn, schedule, x0, times, rng, decoder=decoder_log_prob):
 
     One call of the model for each t, and no more than a batch in memory.
     Source : Ho et al. 2020, arXiv:2006.11239, eq. (5); the error of x̂_0: section 4.3.
-    times  : an int, or (B,) ints, one an example, each time: range(T, 0, -1) for the whole sum, or drawn.
+    times  : an int, or (B,) ints, one an example, each time: range(T, 0, -1) for the whole sum, or drawn
+             by `loss.draw_likely_times`.
     rng    : a generator of x0's device, for the noise. decoder: see `reconstruction`.
     """
     for t in times:
@@ -230,7 +231,7 @@ def rate_distortion(prior, nats, error, shape):
     return bits_per_dim(costs[::-1].cumsum()[::-1], shape), 127.5 * error**0.5
 
 
-# Drawn times
+# Which times to draw
 
 
 def importance(schedule, seen, least=10):

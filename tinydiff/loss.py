@@ -1,4 +1,4 @@
-"""The simple loss: what the network is asked to guess, and how the guesses are weighed.
+"""The simple loss: what the network is asked to guess, when, and how the guesses are weighed.
 
 A network may guess the noise ε, the clean data x_0, v between them, or the posterior mean μ̃; x_t being known, each
 gives the others (forward.py), so the choice is one of weighting: a squared error in ε is SNR_t times that in x_0, one
@@ -129,21 +129,21 @@ def draw_likely_times(rng, batch, p):
     return np.minimum(np.searchsorted(np.cumsum(p), u, side="right"), len(p) - 1)
 
 
-def log_normal_times(schedule, mean, std, even=0.0):
-    """p_t, (T+1,), of times whose noise σ_t = √(1-ᾱ_t) / √ᾱ_t is log-normal, but for a share `even` of all alike.
+def log_normal_noise(schedule, mean, std, uniform=0.0):
+    """p_t, (T+1,), by which the noise σ_t = √(1-ᾱ_t) / √ᾱ_t is log-normal, but for a share `uniform` of all t alike.
 
-        p_t = (1-even) [Φ((ln σ_t - mean) / std) - Φ((ln σ_{t-1} - mean) / std)] + even / T,     p_T takes what is left
+        p_t = (1-uniform) [Φ((ln σ_t - mean) / std) - Φ((ln σ_{t-1} - mean) / std)] + uniform / T
 
-    It is the first t as noisy as a σ drawn from ln σ ~ N(mean, std²). L_simple at such times is L_simple weighted by
-    T p_t: the network learns most where noise is near e^mean.
+    The log-normal t is the first as noisy as a σ drawn from ln σ ~ N(mean, std²); T takes what is left. L_simple at
+    such times is L_simple weighted by T p_t: the network learns most where noise is near e^mean.
     Source : Karras et al. 2022, arXiv:2206.00364, table 1 (noise distribution; there σ is real, mean -1.2, std 1.2).
-    Raises : ValueError unless std is more than 0, and even in [0, 1].
+    Raises : ValueError unless mean is finite, std more than 0, and uniform in [0, 1].
     """
-    if not (0 < std < math.inf and math.isfinite(mean) and 0 <= even <= 1):
-        wanted = "a finite mean, a std more than 0 and a share even in [0, 1]"
-        raise ValueError(f"log-normal noise wants {wanted}, got {mean}, {std} and {even}")
+    if not (0 < std < math.inf and math.isfinite(mean) and 0 <= uniform <= 1):
+        wanted = "a finite mean, a std more than 0 and a share in [0, 1]"
+        raise ValueError(f"log-normal noise wants {wanted}, got {mean}, {std} and {uniform}")
     ln_sigma = -0.5 * np.log(schedule.snr[1:-1])
     below = [NormalDist(mean, std).cdf(level) for level in ln_sigma]
-    p = (1 - even) * np.diff(below, prepend=[0, 0], append=1)
-    p[1:] += even / schedule.T
+    p = (1 - uniform) * np.diff(below, prepend=[0, 0], append=1)
+    p[1:] += uniform / schedule.T
     return p

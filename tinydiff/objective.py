@@ -82,12 +82,14 @@ LOSSES = {"ddpm": _ddpm, "ncsn": _ncsn, "vae": _vae, "classifier": _classifier}
 def times(config):
     """(rng, n) -> (n,) times to train at: whole ones, rungs of the ladder, or real ones.
 
-    Each is as likely as the others, unless the Config says how noise is spread.
+    Each is as likely as the others, unless the Config says how noise is spread. A VAE has none.
     """
+    if config.kind == "vae":
+        return None
     if config.kind in ("ddpm", "classifier"):
-        if config.noise is None:
+        if config.ln_sigma is None:
             return lambda rng, n: loss.draw_times(rng, n, config.T)
-        p = loss.log_normal_times(config.chain, *config.noise)
+        p = loss.log_normal_noise(config.chain, *config.ln_sigma)
         return lambda rng, n: loss.draw_likely_times(rng, n, p)
     if config.kind == "ncsn":
         rungs = model.ladder(config)
@@ -104,7 +106,7 @@ def batches(config, x, device, asked=None):
     """
     seed, size = config.settings["seed"], config.settings["batch"]
     given, hides = model.condition(config, asked), config.kind != "classifier"
-    draw_times = None if config.kind == "vae" else times(config)
+    draw_times = times(config)
 
     def batch(step):
         rng = np.random.default_rng([seed, BATCH, step])

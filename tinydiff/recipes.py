@@ -25,7 +25,7 @@ class Recipe:
     process: dict | None = None
     data: str | None = None
     first_stage: str | None = None
-    noise: tuple | None = None
+    ln_sigma: tuple | None = None
 
 
 def _points(about, octaves=5, classes=0, **process):
@@ -69,7 +69,7 @@ def _classifier(about, **process):
 # Which digit it will be is decided where noise is one to four times as strong as the signal (demo 18), so most times
 # trained at are from there; and x_0 is guessed, not ε or v, for an error in x_0 costs the same at every t. The price is
 # paid in likelihood, whose bits lie where noise is low (`--target eps`, with which all times are alike).
-_BY_X0 = {"target": "x0", "noise": (0.65, 0.65, 0.3)}
+_BY_X0 = {"target": "x0", "ln_sigma": (0.65, 0.65, 0.3)}
 # The ladder of points begins beyond the data's width, for Langevin steps to cross it. That of pictures begins near the
 # distance between two of them, and falls so gently that levels overlap and few steps at each will do (Song & Ermon
 # 2020, arXiv:2006.09011, techniques 1 and 2).
@@ -132,7 +132,7 @@ def configure(recipe, folder=None, split="train", **changes):
     settings = dataclasses.replace(chosen.settings, **changes)
     chosen = dataclasses.replace(chosen, **fields)
     if chosen.target != RECIPES[recipe].target:  # it was for that one's sake that some times were preferred
-        chosen = dataclasses.replace(chosen, noise=None)
+        chosen = dataclasses.replace(chosen, ln_sigma=None)
     schedule.named(chosen.schedule, chosen.T)
     name = chosen.data or recipe
     if folder and (name in data.TOYS or name == "glyphs"):
@@ -146,7 +146,7 @@ def configure(recipe, folder=None, split="train", **changes):
         stage = {"network": _fitted(RECIPES[chosen.first_stage].network, x.shape[1:]), "scale": 1.0}
     config = Config(
         recipe, source, network, x.shape[1:], dataclasses.asdict(settings), chosen.schedule, chosen.T,
-        chosen.target, chosen.weighting, chosen.process, stage, chosen.noise,
+        chosen.target, chosen.weighting, chosen.process, stage, chosen.ln_sigma,
     )  # fmt: skip
     if stage:
         config = dataclasses.replace(config, network=_fitted(network, config.z_shape))

@@ -51,6 +51,7 @@ def load(path):
             data.TOYS[config.data["name"]]
         module, shape = model.network(config)
         objective.step_fn(config)
+        objective.times(config)
         like = module.init(np.random.default_rng(0), shape)
         first = autoencoder.init(np.random.default_rng(0), config.coder) if config.first_stage else None
         train.Settings(**config.settings)

@@ -191,18 +191,20 @@ def times_cover_their_probabilities(costs: Costs, seed: Batches):
     return (np.bincount(draws, minlength=len(counts)), first), (counts, np.flatnonzero(counts)[0])
 
 
-@law("Karras et al. table 1", of=[loss.log_normal_times], tol=0.0)
+@law("Karras et al. table 1", of=[loss.log_normal_noise], tol=0.0)
 def drawn_noise_is_log_normal(schedule: Schedule, mean: Number, std: Variance, u: Unit):
     """The time drawn for u is the first as noisy as σ = exp(mean + std Φ⁻¹(u)), and T where none is."""
-    p, u = loss.log_normal_times(schedule, mean, std), 0.001 + 0.997 * u
+    p, u = loss.log_normal_noise(schedule, mean, std), 0.001 + 0.997 * u
     sigma = math.exp(mean + std * NormalDist().inv_cdf(u))
     noisy = schedule.noise_scale[1:] / schedule.signal_scale[1:] >= sigma
     wanted = 1 + noisy.argmax() if noisy.any() else schedule.T
     return (loss.draw_likely_times(Dealt([0], u), 1, p)[0], p[0], len(p)), (wanted, 0.0, schedule.T + 1)
 
 
-@law("Karras et al. table 1", of=[loss.log_normal_times])
-def a_share_of_the_times_is_even(schedule: Schedule, mean: Number, std: Variance, even: Unit):
-    """p is what the share leaves of the log-normal times, and the same for every t."""
-    p, noisy = (loss.log_normal_times(schedule, mean, std, share) for share in (even, 0.0))
-    return (p[0], p[1:], p.sum()), (0.0, (1 - even) * noisy[1:] + even / schedule.T, 1.0)
+@law("Karras et al. table 1", of=[loss.log_normal_noise])
+def noise_is_log_normal_but_for_a_share(schedule: Schedule, mean: Number, std: Variance, uniform: Unit):
+    """Less noise than σ_t comes as often as a normal number is below ln σ_t, or as one of 1..T is below t: added up."""
+    below = np.cumsum(loss.log_normal_noise(schedule, mean, std, uniform))
+    z = [(0.5 * math.log((1 - ab) / ab) - mean) / std for ab in schedule.alpha_bar[1:-1]]
+    wanted = [(1 - uniform) * math.erfc(-x / math.sqrt(2)) / 2 + uniform * t / schedule.T for t, x in enumerate(z, 1)]
+    return below, np.array([0.0, *wanted, 1.0])

@@ -73,13 +73,13 @@ defvjp(add, lambda ans, x, y: _back_to(_shape(x)), lambda ans, x, y: _back_to(_s
 defvjp(subtract, lambda ans, x, y: _back_to(_shape(x)), lambda ans, x, y: _back_to(_shape(y), negative))
 defvjp(
     multiply,
-    lambda ans, x, y: lambda g: unbroadcast(g * y, _shape(x)),
-    lambda ans, x, y: lambda g: unbroadcast(g * x, _shape(y)),
+    lambda ans, x, y: _back_to(_shape(x), lambda g: g * y),
+    lambda ans, x, y: _back_to(_shape(y), lambda g: g * x),
 )
 defvjp(
     divide,
-    lambda ans, x, y: lambda g: unbroadcast(g / y, _shape(x)),
-    lambda ans, x, y: lambda g: unbroadcast(-g * ans / y, _shape(y)),
+    lambda ans, x, y: _back_to(_shape(x), lambda g: g / y),
+    lambda ans, x, y: _back_to(_shape(y), lambda g: -g * ans / y),
 )
 defvjp(negative, lambda ans, x: lambda g: -g)
 defvjp(power, lambda ans, x, p: lambda g: g * (p * x ** (p - 1)))
@@ -187,8 +187,8 @@ def swap(x):
 
 defvjp(
     matmul,
-    lambda ans, x, y: lambda g: unbroadcast(matmul(g, swap(y)), _shape(x)),
-    lambda ans, x, y: lambda g: unbroadcast(matmul(swap(x), g), _shape(y)),
+    lambda ans, x, y: _back_to(_shape(x), lambda g: matmul(g, swap(y))),
+    lambda ans, x, y: _back_to(_shape(y), lambda g: matmul(swap(x), g)),
 )
 
 
@@ -336,9 +336,12 @@ def _concatenate_vjp(argnums, ans, args, kwargs):
     return lambda g: [getitem(g, (*before, slice(ends[i - 1], ends[i]))) for i in argnums]
 
 
-defvjp(reshape, lambda ans, x, shape: lambda g: reshape(g, x.shape))
-defvjp(transpose, lambda ans, x, axes=None: lambda g: transpose(g, axes and _inverse(_axes(axes, x.ndim))))
-defvjp(broadcast_to, lambda ans, x, shape: lambda g: unbroadcast(g, x.shape))
+defvjp(reshape, lambda ans, x, shape: functools.partial(reshape, shape=x.shape))
+defvjp(
+    transpose,
+    lambda ans, x, axes=None: functools.partial(transpose, axes=axes and _inverse(_axes(axes, x.ndim))),
+)
+defvjp(broadcast_to, lambda ans, x, shape: _back_to(x.shape))
 defvjp(getitem, lambda ans, x, index: functools.partial(_put, index=index, shape=x.shape))
 defvjp(_put, lambda ans, g, index, shape: lambda h: getitem(h, index))
 defvjp(take, lambda ans, x, indices, axis=0: functools.partial(_scatter, indices=indices, axis=axis, shape=x.shape))
