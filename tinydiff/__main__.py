@@ -499,7 +499,7 @@ def _parser():
     sub.add_argument("--lr", type=_positive, help="peak learning rate")
     sub.add_argument("--schedule", help="linear, cosine, quadratic or constant")
     sub.add_argument("--T", type=int, help="steps of the forward process (default: 1000)")
-    sub.add_argument("--target", help="what the network guesses, at all t alike: eps, x0, v or mu (default: the recipe's)")
+    sub.add_argument("--target", help="what it guesses, at all t alike: eps, x0, v or mu (default: the recipe's own)")
     sub.add_argument("--process", help="of the recipe sde: vp, subvp or ve (default: vp)")
     sub.add_argument("--data", metavar="PATH", help="folder of IDX files or of pictures, or a .npy array")
     sub.add_argument("--split", choices=("train", "test"), help="which IDX files (default: train)")
