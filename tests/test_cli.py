@@ -923,7 +923,7 @@ DAMAGES = {
     "unknown network": (reworded(lambda words: words["config"]["network"].update(kind="x")), "description is damaged"),
     "unknown schedule": (reworded(lambda words: words["config"].update(schedule="x")), "unknown schedule 'x'"),
     "one ln sigma": (reworded(lambda words: words["config"].update(ln_sigma=[1.0])), "description is damaged"),
-    "no ln sigma": (reworded(lambda words: words["config"].update(ln_sigma=[1, -1, 0])), "std more than 0"),
+    "no ln sigma": (reworded(lambda words: words["config"].update(ln_sigma=[1, -1])), "std more than 0"),
     "unknown points": (reworded(lambda words: words["config"]["data"].update(name="x")), "description is damaged"),
     "a process without kind": (reworded(lambda words: words["config"].update(process={})), "description is damaged"),
     "a process of a word": (reworded(lambda words: words["config"].update(process="vp")), "description is damaged"),
@@ -1307,6 +1307,16 @@ def test_samples_of_another_size_than_the_digits_are_one_line(here, kept, refuse
 
 
 # Looking
+
+
+def test_another_target_is_learned_at_all_times_alike(here, capsys):
+    folder = digits(here / "idx")
+    for target, noise in (("x0", "ln sigma ~ N(0.65, 0.65^2)"), ("v", "all t alike")):
+        line = ["train", "mnist", "--data", folder, "--steps", "1", "--batch", "4", "--T", "20", "--workers", "1"]
+        assert tinydiff_(*line, "--target", target, "--out", here / target) == 0
+        assert tinydiff_("info", here / target) == 0
+        out = capsys.readouterr().out
+        assert f"guesses    {target}, " in out and f"noise      {noise}\n" in out
 
 
 def test_info(images, points, capsys):

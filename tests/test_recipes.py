@@ -94,11 +94,6 @@ def any_run(config, frozen=None):
     return runs.Run(None, config, dataclasses.replace(state, params=alive, average=alive), frozen)
 
 
-def test_another_target_is_learned_at_all_times_alike():
-    own, other = (recipes.configure("glyphs", steps=1, target=target)[0] for target in (None, "v"))
-    assert own.target == "x0" and own.ln_sigma and other.target == "v" and other.ln_sigma is None
-
-
 @pytest.mark.parametrize("target", ["eps", "v"])
 @pytest.mark.parametrize("network", [POINTS, IMAGES], ids=["mlp", "unet"])
 def test_a_run_on_every_backend(backend, network, target, tmp_path):

@@ -453,8 +453,8 @@ def _info(options):
         print(f"process    {json.dumps(config.process)}{chain}")
     else:
         print(f"guesses    {config.target}, weighting {config.weighting}, {config.schedule} schedule, T = {config.T}")
-        log_normal = "ln sigma ~ N({}, {}^2), but for a share {} uniform in t"
-        print(f"noise      {log_normal.format(*config.ln_sigma) if config.ln_sigma else 'uniform in t'}")
+        noise = "ln sigma ~ N({}, {}^2)".format(*config.ln_sigma) if config.ln_sigma else "all t alike"
+        print(f"noise      {noise}")
     print(f"network    {json.dumps(config.network)}")
     if config.first_stage:
         network, scale = json.dumps(config.first_stage["network"]), config.first_stage["scale"]

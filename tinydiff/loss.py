@@ -129,21 +129,17 @@ def draw_likely_times(rng, batch, p):
     return np.minimum(np.searchsorted(np.cumsum(p), u, side="right"), len(p) - 1)
 
 
-def log_normal_noise(schedule, mean, std, uniform=0.0):
-    """p_t, (T+1,), by which the noise σ_t = √(1-ᾱ_t) / √ᾱ_t is log-normal, but for a share `uniform` of all t alike.
+def log_normal_noise(schedule, mean, std):
+    """p_t, (T+1,), by which t is the first as noisy as a σ drawn from ln σ ~ N(mean, std²), σ_t = √(1-ᾱ_t) / √ᾱ_t.
 
-        p_t = (1-uniform) [Φ((ln σ_t - mean) / std) - Φ((ln σ_{t-1} - mean) / std)] + uniform / T
+        p_t = Φ((ln σ_t - mean) / std) - Φ((ln σ_{t-1} - mean) / std),     p_T takes what is left
 
-    The log-normal t is the first as noisy as a σ drawn from ln σ ~ N(mean, std²); T takes what is left. L_simple at
-    such times is L_simple weighted by T p_t: the network learns most where noise is near e^mean.
+    L_simple at such times is L_simple weighted by T p_t: the network learns most where noise is near e^mean.
     Source : Karras et al. 2022, arXiv:2206.00364, table 1 (noise distribution; there σ is real, mean -1.2, std 1.2).
-    Raises : ValueError unless mean is finite, std more than 0, and uniform in [0, 1].
+    Raises : ValueError unless mean is finite and std more than 0.
     """
-    if not (0 < std < math.inf and math.isfinite(mean) and 0 <= uniform <= 1):
-        wanted = "a finite mean, a std more than 0 and a share in [0, 1]"
-        raise ValueError(f"log-normal noise wants {wanted}, got {mean}, {std} and {uniform}")
+    if not (0 < std < math.inf and math.isfinite(mean)):
+        raise ValueError(f"ln sigma wants a finite mean and a std more than 0, got {mean} and {std}")
     ln_sigma = -0.5 * np.log(schedule.snr[1:-1])
     below = [NormalDist(mean, std).cdf(level) for level in ln_sigma]
-    p = (1 - uniform) * np.diff(below, prepend=[0, 0], append=1)
-    p[1:] += uniform / schedule.T
-    return p
+    return np.diff(below, prepend=[0, 0], append=1)

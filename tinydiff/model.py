@@ -31,7 +31,7 @@ class Config:
     {"kind": "vp"}: the network guesses ε. What is no diffusion has a kind too: {"kind": "classifier"} of what the
     chain noised, and {"kind": "vae", "noise_var": 0.01, "beta": 0.1} (vae.bound).
     first_stage: of a diffusion of codes, {"network": that of the autoencoder, "scale": latent.latent_scale}.
-    ln_sigma: of the times that a chain is trained at, what `loss.log_normal_noise` wants; None for all alike.
+    ln_sigma: (mean, std) of ln σ at the times that a chain is trained at (`loss.log_normal_noise`), None for all alike.
     """
 
     recipe: str
@@ -50,8 +50,8 @@ class Config:
     def __post_init__(self):
         object.__setattr__(self, "shape", tuple(self.shape))
         if self.ln_sigma is not None:
-            mean, std, uniform = map(float, self.ln_sigma)
-            object.__setattr__(self, "ln_sigma", (mean, std, uniform))
+            mean, std = map(float, self.ln_sigma)
+            object.__setattr__(self, "ln_sigma", (mean, std))
         if set(self.data) != {"name", "folder", "split"}:
             raise ValueError(f"data must have a name, a folder and a split, got {self.data}")
         if self.first_stage and not 0 < self.first_stage["scale"] < math.inf:

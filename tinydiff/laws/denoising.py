@@ -202,9 +202,8 @@ def drawn_noise_is_log_normal(schedule: Schedule, mean: Number, std: Variance, u
 
 
 @law("Karras et al. table 1", of=[loss.log_normal_noise])
-def noise_is_log_normal_but_for_a_share(schedule: Schedule, mean: Number, std: Variance, uniform: Unit):
-    """Less noise than σ_t comes as often as a normal number is below ln σ_t, or as one of 1..T is below t: added up."""
-    below = np.cumsum(loss.log_normal_noise(schedule, mean, std, uniform))
+def noise_is_log_normal(schedule: Schedule, mean: Number, std: Variance):
+    """Noise up to σ_t comes as often as a normal number is up to ln σ_t, and up to σ_T always."""
+    below = np.cumsum(loss.log_normal_noise(schedule, mean, std))
     z = [(0.5 * math.log((1 - ab) / ab) - mean) / std for ab in schedule.alpha_bar[1:-1]]
-    wanted = [(1 - uniform) * math.erfc(-x / math.sqrt(2)) / 2 + uniform * t / schedule.T for t, x in enumerate(z, 1)]
-    return below, np.array([0.0, *wanted, 1.0])
+    return below, np.array([0.0, *(math.erfc(-x / math.sqrt(2)) / 2 for x in z), 1.0])
