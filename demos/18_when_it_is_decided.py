@@ -80,7 +80,7 @@ def trained_at(config, sigmas):
     if config.ln_sigma is None or len(some) < 3:
         return {}
     density = loss.log_normal_noise(config.chain, *config.ln_sigma)[1 + some] / np.diff(ln_sigma)[some - 1]
-    return {"how often it is trained at": (np.exp(ln_sigma[some]), density / density.max())}
+    return {"how often it is trained at, of the most": (np.exp(ln_sigma[some]), density / density.max())}
 
 
 if __name__ == "__main__":

@@ -206,4 +206,4 @@ def noise_is_log_normal(schedule: Schedule, mean: Number, std: Variance):
     """Noise up to σ_t comes as often as a normal number is up to ln σ_t, and up to σ_T always."""
     below = np.cumsum(loss.log_normal_noise(schedule, mean, std))
     z = [(0.5 * math.log((1 - ab) / ab) - mean) / std for ab in schedule.alpha_bar[1:-1]]
-    return below, np.array([0.0, *(math.erfc(-x / math.sqrt(2)) / 2 for x in z), 1.0])
+    return below, np.array([0.0, *(math.erfc(-x / math.sqrt(2)) / 2 for x in z), 1.0]), 1.0
