@@ -230,6 +230,19 @@ def test_times_to_train_at_are_as_noisy_as_the_config_wants():
         assert abs((t <= last).sum() - 20_000 * wanted) <= 1
 
 
+@pytest.mark.parametrize("target", ["eps", "mu"])
+@pytest.mark.parametrize("method", ["ddim", "ddpm"])
+@pytest.mark.parametrize("steps", [10, 50])
+def test_a_small_error_in_pure_noise_stays_small(target, method, steps):
+    """Cosine's x_1000 is 20,000 times as much noise as signal. An error of 0.01 there would move x̂_0 by 200."""
+    config = dataclasses.replace(config_of("ddpm"), T=1000, schedule="cosine", target=target)
+    right = exact(config)
+    walk = model.walk(config, lambda x, t: right(x, t) + np.float32(0.01), method, steps)
+    *path, x0 = walk.go(np.random.default_rng(0).standard_normal((2000, 2), "f4"), np.random.default_rng(1))
+    assert len(path) + 1 == walk.length == steps
+    assert abs(x0.mean() - 0.3) < 0.3 and 0.7 < x0.std() / math.sqrt(VAR) < 1.3
+
+
 @pytest.mark.parametrize("kind", ["ncsn", "vp", "subvp", "ve"])
 def test_the_network_sees_the_scale_of_data_and_a_clock_of_a_thousand(kind, monkeypatch):
     config, seen = config_of(kind), []

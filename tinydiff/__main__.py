@@ -273,7 +273,6 @@ def _evaluate(options):
     if run:
         usual, method, classifier = 1000 if images else 2000, _method(options, run.config), _classifier_of(options)
         usual = len(glyphs.split("test")) if captions else usual
-        method = "ddpm" if method == "ddim" and not (images or options.sampler or options.eta) else method
         chosen = {"steps": options.steps, "seed": options.seed, "n_workers": options.workers}
         chosen |= {"device": device(options.device), "classifier": classifier}
         chosen |= {"w": options.guidance, "eta": options.eta}

@@ -18,7 +18,7 @@ NETWORKS = {"mlp": mlp, "unet": unet, "captioned": captioned, "autoencoder": aut
 # What a draw is for. A generator is seeded by [seed, purpose, number], so no two of them share a stream.
 TOY_DATA, WEIGHTS, BATCH, NOISE, SAMPLES, PICTURES, EVALUATION, EXAMPLES, LIKELIHOOD, CODES = range(1, 11)
 
-SIGMA_MAX = 80.0  # a flow need not begin further out: x_0 adds 1 part in 6400 to the variance there (Karras et al.)
+SIGMA_MAX = 80.0  # a walk need not begin further out: x_0 adds 1 part in 6400 to the variance there (Karras et al.)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,7 +273,8 @@ def walk(config, eps_hat, method=None, steps=None, eta=0.0, v=1.0):
     method : ddpm, ddim: of DDPM runs; langevin: of NCSN runs; euler, heun, rk4, dpm++: the probability flow, in EDM's
              coordinates; euler-maruyama, pc: the reverse SDE. Unless given: `usual`.
     steps  : unless given, T for ddpm, 50 for ddim, else STEPS[method]; for langevin, at each level. 1 is the jump to
-             x̂_0, and all there is from the one noise level of T = 1 or of a ladder of one rung.
+             x̂_0, and all there is from the one noise level of T = 1 or of a ladder of one rung. ddpm and ddim of a
+             guess of ε that nothing clips begin at the last t of σ_t <= SIGMA_MAX, and take no more steps than that.
     eta    : of ddim; v: of ddpm (`forward.reverse_var`).
     Raises : ValueError for a method that the model has not got, or bad numbers.
     """
@@ -308,6 +309,10 @@ def walk(config, eps_hat, method=None, steps=None, eta=0.0, v=1.0):
 def _chain_walk(config, eps_hat, method, steps, eta, v):
     chain = config.chain
     sampler.timesteps(config.T, steps)
+    if config.target in ("eps", "mu") and not config.in_pixels:  # x̂_0, σ times as wrong as ε̂, is not clipped
+        first = max(1, int(np.searchsorted(-chain.snr, -(SIGMA_MAX**-2), side="right")) - 1)
+        chain = schedule.Schedule(chain.beta[1 : first + 1])
+        steps = min(steps, first)
 
     def go(z, rng):
         if method == "ddpm":
