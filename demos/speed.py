@@ -11,6 +11,9 @@ rest, for PyTorch's threads go on spinning after they are done. Before anything 
     import     : `import tinydiff.use`, all that a run needs, beside `import torch`
     memory     : peak of a training run at batch 128, all processes together
     scaling    : the training step over batch, width and image size, as a picture
+
+With --device gpu the two training steps are measured, CuPy beside CUDA, at batch 32, 128 and 512, both in full float32.
+It has been tried on a stand-in for CuPy only: no figure of a GPU is known yet.
 """
 import argparse
 import copy
@@ -27,7 +30,9 @@ import numpy as np
 from tinydiff import loss, plot, sampler, schedule, train, workers
 from tinydiff.nn import embed, mlp, unet
 from tinydiff.tensor import autodiff, fast, tree
+from tinydiff.tensor.device import device
 
+CPU = device("cpu")
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 CHAIN = schedule.linear(1000)
 REST = 0.3  # seconds
@@ -145,6 +150,11 @@ def problem(module, config, shape, batch):
     return params, batches
 
 
+def on(where, batches):
+    """The same examples and noise on a device; times stay on the host."""
+    return lambda step: {name: x if name == "t" else where.put(x) for name, x in batches(step).items()}
+
+
 def our_loss(apply, config):
     """(params, batch) -> (L_simple, gradients)."""
 
@@ -159,7 +169,7 @@ def their_loss(apply, config, channels_last=False):
     import torch
 
     def tensor(x):
-        x = torch.from_numpy(x)
+        x = torch.as_tensor(x)  # where PyTorch makes its tensors
         return x if x.ndim == 2 else x.permute(0, 3, 1, 2).contiguous(
             memory_format=torch.channels_last if channels_last else torch.contiguous_format
         )
@@ -191,19 +201,21 @@ def their_steps(l_simple, params, batches):
         yield value.item()
 
 
-def our_steps(spread, params, batches, batch):
-    """The same, by the loop that trains every run."""
-    return train.train(spread, batches, train.State.start(params), train.Settings(steps=10**9, batch=batch, clip=1e9))
+def our_steps(spread, params, batches, batch, where=CPU):
+    """The same, by the loop that trains every run; each waits for its device, for it looks at loss and weights."""
+    settings = train.Settings(steps=10**9, batch=batch, clip=1e9)
+    return train.train(spread, on(where, batches), train.State.start(where.put(params)), settings)
 
 
-def difference(module, apply, config, shape):
+def difference(module, apply, config, shape, where=CPU):
     """The largest difference in any gradient or in the loss, relative to the largest entry of its tensor."""
     params, batches = problem(module, config, shape, 16)
-    value, grads = our_loss(module.apply, config)(params, batches(0))
+    value, grads = our_loss(module.apply, config)(where.put(params), on(where, batches)(0))
+    grads = where.get(grads)
     theirs = torch_tree(params)
     their_value = their_loss(apply, config)(theirs, batches(0))
     their_value.backward()
-    wanted = tree.leaves(numpy_tree(tree.map(lambda p: p.grad.numpy(), theirs)))
+    wanted = tree.leaves(numpy_tree(tree.map(lambda p: p.grad.cpu().numpy(), theirs)))
     gaps = [np.abs(g - w).max() / np.abs(w).max() for g, w in zip(tree.leaves(grads), wanted, strict=True)]
     return float(max(*gaps, abs(float(value) / their_value.item() - 1)))
 
@@ -236,11 +248,12 @@ def row(name, batch, seconds, max_rel_diff=None):
     }  # fmt: skip
 
 
-def step_seconds(module, apply, config, shape, batch, variants, pairs=7, n=CORES):
+def step_seconds(module, apply, config, shape, batch, variants, pairs=7, n=CORES, where=CPU):
     """Seconds of our step and of PyTorch's in each variant, (pairs, 1 + variants)."""
     params, batches = problem(module, config, shape, batch)
+    n = n if where is CPU else 1
     with workers.Workers(functools.partial(our_loss, module.apply, config), params, n) as spread:
-        ours = our_steps(spread, params, batches, batch)
+        ours = our_steps(spread, params, batches, batch, where)
         theirs = [their_steps(_variant(apply, config, v), torch_tree(params), batches) for v in variants]
         return alternate([functools.partial(next, side) for side in (ours, *theirs)], pairs)
 
@@ -253,13 +266,13 @@ def _variant(apply, config, variant):
     return their_loss(apply, config, variant == "channels last")
 
 
-def train_step(batch=None, pairs=7):
+def train_step(batch=None, pairs=7, where=CPU):
     """The U-Net's step against PyTorch's default, channels_last, and compiled where a compiler is there."""
     config = unet.Config()
-    gap = difference(unet, torch_unet, config, (28, 28, 1))
-    for size in [batch] if batch else (32, 128):
+    gap = difference(unet, torch_unet, config, (28, 28, 1), where)
+    for size in [batch] if batch else (32, 128) if where is CPU else (32, 128, 512):
         variants = ["eager", "channels last", *(["compiled"] if compiler() else [])]
-        seconds = step_seconds(unet, torch_unet, config, (28, 28, 1), size, variants, pairs)
+        seconds = step_seconds(unet, torch_unet, config, (28, 28, 1), size, variants, pairs, where=where)
         for i, variant in enumerate(variants, 1):
             yield row("train-step" if i == 1 else f"train-step, {variant}", size, seconds[:, [0, i]], gap)
 
@@ -271,11 +284,12 @@ def compiler():
     return any(map(which, ("c++", "g++", "clang++")))
 
 
-def mlp_step(batch=None, pairs=31):
+def mlp_step(batch=None, pairs=31, where=CPU):
     """The step of the network for points: one process, for it is too short to share."""
     config, size = mlp.Config(), batch or 256
-    gap = difference(mlp, torch_mlp, config, (2,))
-    yield row("mlp-step", size, step_seconds(mlp, torch_mlp, config, (2,), size, ["eager"], pairs, n=1), gap)
+    gap = difference(mlp, torch_mlp, config, (2,), where)
+    seconds = step_seconds(mlp, torch_mlp, config, (2,), size, ["eager"], pairs, n=1, where=where)
+    yield row("mlp-step", size, seconds, gap)
 
 
 def sample(batch=None, pairs=3):
@@ -391,20 +405,30 @@ MEASURES = {
     "train-step": train_step, "mlp-step": mlp_step, "sample": sample, "import": imports, "memory": memory,
     "scaling": scaling,
 }  # fmt: skip
+ON_A_GPU = "train-step", "mlp-step"
 
 
-def main(only=None, batch=None, as_json=False, out="runs/demos"):
+def main(only=None, batch=None, as_json=False, out="runs/demos", device_name="cpu"):
     """Print the measures as a table, or as a line of JSON each."""
     import torch
     from threadpoolctl import threadpool_limits
 
+    where = CPU if device_name == "cpu" else device(device_name)
+    measures = MEASURES if where is CPU else ON_A_GPU
+    if only and only not in measures:
+        raise ValueError(f"{only} is measured on a CPU; on a GPU there are {', '.join(ON_A_GPU)}")
+    if where is not CPU:
+        if not torch.cuda.is_available():
+            raise ValueError("CuPy has found a GPU, PyTorch has not; install a PyTorch that is built for CUDA")
+        torch.set_default_device("cuda")
+        torch.backends.cudnn.allow_tf32 = False  # it is what CuPy does not use
     torch.set_num_threads(CORES)
     fast.keep_memory()
     if not as_json:
         print(f"{'':<30}{'batch':>6}{'tinydiff':>12}{'PyTorch':>12}{'ratio':>8}   largest difference")
     with threadpool_limits(1, "blas"):
-        for name in [only] if only else MEASURES:
-            options = {"out": out} if name == "scaling" else {}
+        for name in [only] if only else measures:
+            options = {"out": out} if name == "scaling" else {"where": where} if name in ON_A_GPU else {}
             for found in MEASURES[name](batch, **options):
                 if as_json:
                     print(json.dumps(found), flush=True)
@@ -414,7 +438,8 @@ def main(only=None, batch=None, as_json=False, out="runs/demos"):
                 times = f"{unit * found['tinydiff_s']:>12.1f}{unit * found['torch_s']:>12.1f}"
                 print(f"{found['name']:<30}{found['batch'] or '':>6}{times}{found['ratio']:>8.2f}   {gap}", flush=True)
     if not as_json:
-        print(f"milliseconds, medians of pairs, {CORES} cores, PyTorch {torch.__version__}, NumPy {np.__version__}")
+        machine = f"{CORES} cores" if where is CPU else torch.cuda.get_device_name()
+        print(f"milliseconds, medians of pairs, {machine}, PyTorch {torch.__version__}, NumPy {np.__version__}")
 
 
 if __name__ == "__main__":
@@ -423,6 +448,7 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, help="at this batch alone")
     parser.add_argument("--json", action="store_true", dest="as_json", help="a line of JSON a measure")
     parser.add_argument("--out", default="runs/demos", help="folder for the picture of `scaling`")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", dest="device_name", help="where to measure")
     parser.add_argument("--run", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     options = vars(parser.parse_args())
     alone = options.pop("run")
@@ -433,3 +459,5 @@ if __name__ == "__main__":
             main(**options)
         except ModuleNotFoundError as problem:
             sys.exit(f"speed: {problem}; python -m pip install -e '.[bench]'")
+        except ValueError as problem:
+            sys.exit(f"speed: {problem}")

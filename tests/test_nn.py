@@ -1,4 +1,5 @@
 """The networks: shapes and sizes, the time, gradients, every array library, and parity with PyTorch."""
+import itertools
 import math
 import runpy
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from tinydiff.nn import captioned, classifier, embed, layers, mlp, text, unet
 from tinydiff.tensor import autodiff, ops, tree
+from tinydiff.tensor.device import Device
 
 TINY = {"widths": (8, 16), "groups": 4, "embed": 16}
 
@@ -414,6 +416,18 @@ def test_the_same_network_in_pytorch(module):
     wanted = tree.leaves(speed["numpy_tree"](tree.map(lambda p: p.grad.numpy(), leaves)))
     for (name, g), w in zip(tree.flatten(grads).items(), wanted, strict=True):
         assert np.abs(g - w).max() <= 1e-4 * np.abs(w).max() + 1e-9, name
+
+
+def test_a_timed_step_is_the_same_on_every_library(backend):
+    """demos/speed.py's own step, two of them: its weights stay on the device, and the losses are those of the CPU."""
+    speed = runpy.run_path(str(Path(__file__).parents[1] / "demos" / "speed.py"))
+    config = unet.Config(size=4, widths=(8,))
+    params, batches = speed["problem"](unet, config, (4, 4, 1), 3)
+    step = speed["our_loss"](unet.apply, config)
+    _, (last, report) = itertools.islice(speed["our_steps"](step, params, batches, 3, Device("gpu", backend.xp)), 2)
+    on_cpu = [report.loss for _, report in itertools.islice(speed["our_steps"](step, params, batches, 3), 2)]
+    assert {type(leaf) for leaf in tree.leaves([last.params, last.average])} == {backend.xp.ndarray}
+    assert report.loss == pytest.approx(on_cpu[1], rel=1e-5)
 
 
 def test_layers_start_as_pytorchs_do():
