@@ -70,7 +70,7 @@ def _classifier(about, **process):
 # decided which digit it will be. The price is paid in likelihood, whose bits lie where noise is low (`--target eps`).
 _BY_X0 = {"target": "x0"}
 # Of digits that nobody named it is decided where noise is one to eight times as strong as the signal (demo 18), and
-# what goes wrong there, or just below, no later step mends. Most times trained at are from there.
+# what goes wrong there, or just below, no later step mends. Most times trained at are from there; of codes alike.
 _WHERE_DECIDED = {**_BY_X0, "ln_sigma": (0.65, 0.65)}
 # The ladder of points begins beyond the data's width, for Langevin steps to cross it. That of pictures begins near the
 # distance between two of them, and falls so gently that levels overlap and few steps at each will do (Song & Ermon
@@ -94,7 +94,9 @@ RECIPES = {
     "ncsn-mnist": _pictures("handwritten digits by their score", process=_NCSN_PICTURES, data="mnist"),
     "mnist-classifier": _classifier("which digit, at any noise", data="mnist"),
     "mnist-vae": _autoencoder("handwritten digits by codes of 7 x 7", data="mnist"),
-    "mnist-latent": _codes("handwritten digits in codes", minutes=8.5, data="mnist", first_stage="mnist-vae", **_BY_X0),
+    "mnist-latent": _codes(
+        "handwritten digits in codes", minutes=8.5, data="mnist", first_stage="mnist-vae", **_WHERE_DECIDED
+    ),
     "glyphs": _pictures("characters of a font", **_BY_X0),
     "glyphs-vae": _autoencoder("characters of a font by codes of 7 x 7", data="glyphs"),
     "glyphs-text": _captions("captions to pictures", minutes=17, data="glyphs", first_stage="glyphs-vae", **_BY_X0),
