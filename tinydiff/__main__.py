@@ -540,7 +540,7 @@ def _parser():
     sub.add_argument("source", metavar="RUN|FILE.npz")
     usual = "1000 images, 2000 points, every held-out caption"
     sub.add_argument("--n", type=_whole, help=f"samples to draw from a run (default: {usual})")
-    _sampler(sub, "as for sample, but ddpm for points")
+    _sampler(sub, "as for sample")
     _eta(sub)
     _guidance(sub)
     sub.add_argument("--recipe", help="the data to compare with (default: the run's; mnist or spiral for a file)")
