@@ -597,6 +597,7 @@ def test_memory_does_not_grow_over_a_thousand_steps():
         lambda x, p: 2.0 / (2.0 * x) + p,
         lambda x, p: ops.matmul(ops.broadcast_to(x, (3, 3)), np.eye(3)) + p,
         lambda x, p: ops.reshape(x * 2.0, (3, 1)) + p,
+        lambda x, p: ops.linear(x, np.eye(3), np.ones(3)) + p,
         lambda x, p: ops.transpose(x * 2.0) + p,
     ],
 )

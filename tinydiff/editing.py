@@ -15,7 +15,6 @@ import numpy as np
 
 from . import forward, sampler
 from .forward import coef
-from .schedule import Schedule
 from .tensor import ops
 from .tensor.autodiff import xp_of
 
@@ -45,9 +44,8 @@ def _time(schedule, strength):
 def _back(eps_fn, schedule, x_t, t, rng, steps, eta):
     yield x_t
     if t > 0:
-        first = Schedule(schedule.beta[1 : t + 1])  # the first t steps of a schedule are a schedule
         share = steps and math.ceil(steps * t / schedule.T)
-        yield from sampler.sample_ddim(eps_fn, first, x_t, rng, share, eta)
+        yield from sampler.sample_ddim(eps_fn, schedule.first(t), x_t, rng, share, eta)
 
 
 # Held on all the way

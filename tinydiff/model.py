@@ -310,9 +310,8 @@ def _chain_walk(config, eps_hat, method, steps, eta, v):
     chain = config.chain
     sampler.timesteps(config.T, steps)
     if config.target in ("eps", "mu") and not config.in_pixels:  # x̂_0, σ times as wrong as ε̂, is not clipped
-        first = max(1, int(np.searchsorted(-chain.snr, -(SIGMA_MAX**-2), side="right")) - 1)
-        chain = schedule.Schedule(chain.beta[1 : first + 1])
-        steps = min(steps, first)
+        chain = chain.first(max(1, np.count_nonzero(chain.snr[1:] >= SIGMA_MAX**-2)))
+        steps = min(steps, chain.T)
 
     def go(z, rng):
         if method == "ddpm":

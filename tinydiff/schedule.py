@@ -68,6 +68,15 @@ class Schedule:
             raise ValueError(f"t must be in {lowest}..{self.T}, got {outside[0]}{clean}")
         return self.alpha_bar[t]
 
+    def first(self, t):
+        """The schedule of the first t steps: the same tables, up to t.
+
+        Source : definition; q(x_1..x_t | x_0) knows nothing of what comes after.
+        Raises : ValueError for t outside 1..T.
+        """
+        self.at(t)
+        return Schedule(self.beta[1 : t + 1], self.name, self._interpolate)
+
     def pair(self, t, s=None):
         """(ᾱ_s, ᾱ_t) of a reverse step from t to s, s = t-1 unless given. Raises ValueError unless 0 <= s < t <= T."""
         s = np.asarray(t) - 1 if s is None else s

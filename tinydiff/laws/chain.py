@@ -89,6 +89,13 @@ def tables_lose_nothing(schedule: Schedule, t: Time):
     return 1 - float(schedule.alpha_bar[t]), float(exact)
 
 
+@law("definition", of=[schedule.Schedule.first])
+def a_beginning_of_a_schedule_is_a_schedule(schedule: Schedule, t: Time, f: Unit):
+    """The first t steps have the same β and ᾱ, between whole times too."""
+    first, u = schedule.first(t), f * t
+    return (first.T, first.beta, first.alpha_bar_at(u)), (t, schedule.beta[: t + 1], schedule.alpha_bar_at(u))
+
+
 @law("VDM (2)", of=[schedule.Schedule.snr, schedule.Schedule.signal_scale, schedule.Schedule.noise_scale])
 def snr_is_signal_over_noise(schedule: Schedule, t: Time):
     """SNR (1-ᾱ) = ᾱ, infinite at 0, and the scales are its square roots."""

@@ -204,9 +204,14 @@ def _rows(x):
     return reshape(x, (-1, x.shape[-1]))
 
 
+def _linear_dx(ans, x, w, b):
+    shape = x.shape
+    return lambda g: reshape(matmul(_rows(g), swap(w)), shape)
+
+
 defvjp(
     linear,
-    lambda ans, x, w, b: lambda g: reshape(matmul(_rows(g), swap(w)), x.shape),
+    _linear_dx,
     lambda ans, x, w, b: lambda g: matmul(swap(_rows(x)), _rows(g)),
     lambda ans, x, w, b: lambda g: sum(_rows(g), axis=0),
 )
